@@ -1,0 +1,1 @@
+"""Kernels: one op is one stem of reference, kernel, test and benchmark."""

@@ -1,0 +1,1 @@
+"""The operator: observe the cluster, decide what is next (pure), act once."""
