@@ -1,0 +1,164 @@
+"""What can go wrong in a Job or on the command line: a closed list of reasons, each with its exit code and sentence.
+
+The sentence says what was wrong and what to do. Its blanks are filled with the fields of `Failure`, which are
+numbers and the names of files and tensors: never a word of anybody's text.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
+
+from saffron_api.candidate import ApiModel
+
+
+class ExitCode(IntEnum):
+    """Exit codes of `saffron`. A Job fails at once on 2 and on 10 to 16; 1 is tried again."""
+
+    DONE = 0
+    BUG_OR_RETRYABLE = 1
+    USAGE = 2
+    SPEC = 10
+    DATA = 11
+    MODEL = 12
+    STORAGE_FULL = 13
+    INPUT_CHANGED = 14
+    TOO_LITTLE_MEMORY = 15
+    UNSUPPORTED = 16
+    VERDICT_FAIL = 20
+    VERDICT_INCONCLUSIVE = 21
+
+
+class FailureReason(StrEnum):
+    """Why a stage could not do its work."""
+
+    INTERNAL = "Internal"
+    INPUT_OUTPUT = "InputOutput"
+    SPEC_INVALID = "SpecInvalid"
+    DATASET_MISSING = "DatasetMissing"
+    DATASET_EMPTY = "DatasetEmpty"
+    DATASET_MALFORMED = "DatasetMalformed"
+    TOO_FEW_CONVERSATIONS = "TooFewConversations"
+    MODEL_MISSING = "ModelMissing"
+    MODEL_UNSAFE = "ModelUnsafe"
+    MODEL_INCOMPLETE = "ModelIncomplete"
+    MODEL_MALFORMED = "ModelMalformed"
+    MODEL_NOT_FINITE = "ModelNotFinite"
+    STORAGE_FULL = "StorageFull"
+    MODEL_CHANGED = "ModelChanged"
+    INPUT_CHANGED = "InputChanged"
+    OUT_OF_MEMORY = "OutOfMemory"
+    ARCHITECTURE_UNSUPPORTED = "ArchitectureUnsupported"
+    SHAPE_UNSUPPORTED = "ShapeUnsupported"
+    NUMERICALLY_UNSTABLE = "NumericallyUnstable"
+
+
+@dataclass(frozen=True)
+class _Entry:
+    code: ExitCode
+    sentence: str
+
+
+FAILURES: dict[FailureReason, _Entry] = {
+    FailureReason.INTERNAL: _Entry(
+        ExitCode.BUG_OR_RETRYABLE,
+        "An error that Saffron does not expect ({subject}); the Job's log has the details. Please report it.",
+    ),
+    FailureReason.INPUT_OUTPUT: _Entry(
+        ExitCode.BUG_OR_RETRYABLE, "Reading or writing {subject} failed; it is tried again."
+    ),
+    FailureReason.SPEC_INVALID: _Entry(ExitCode.SPEC, "The request is not valid: {subject}."),
+    FailureReason.DATASET_MISSING: _Entry(
+        ExitCode.DATA, "There is no data set at {subject}; check the claim and the path."
+    ),
+    FailureReason.DATASET_EMPTY: _Entry(
+        ExitCode.DATA, "The data set {subject} has no line; it needs at least {need} conversations."
+    ),
+    FailureReason.DATASET_MALFORMED: _Entry(
+        ExitCode.DATA,
+        "Line {line} of the data set {subject} is not a JSON object with text, prompt or messages; "
+        "write one object a line (JSONL).",
+    ),
+    FailureReason.TOO_FEW_CONVERSATIONS: _Entry(
+        ExitCode.DATA,
+        "The data set {subject} has {have} usable conversations and {need} are needed; add data or ask for "
+        "fewer samples.",
+    ),
+    FailureReason.MODEL_MISSING: _Entry(
+        ExitCode.MODEL, "There is no model at {subject}; check the claim and the path (config.json must be there)."
+    ),
+    FailureReason.MODEL_UNSAFE: _Entry(
+        ExitCode.MODEL,
+        "The model has its weights in {subject}, a pickle, which can run code when it is read; convert it to "
+        "safetensors.",
+    ),
+    FailureReason.MODEL_INCOMPLETE: _Entry(ExitCode.MODEL, "The model lacks {subject}; copy the model again, whole."),
+    FailureReason.MODEL_MALFORMED: _Entry(
+        ExitCode.MODEL, "The model's {subject} can't be read; copy the model again, whole."
+    ),
+    FailureReason.MODEL_NOT_FINITE: _Entry(
+        ExitCode.MODEL, "The model's tensor {subject} holds NaN or infinity; use an undamaged model."
+    ),
+    FailureReason.STORAGE_FULL: _Entry(
+        ExitCode.STORAGE_FULL,
+        "The volume at {subject} is full: {need} bytes are needed and {have} are free; enlarge the claim or "
+        "delete checkpoints that are no longer served.",
+    ),
+    FailureReason.MODEL_CHANGED: _Entry(
+        ExitCode.INPUT_CHANGED,
+        "The model's file {subject} changed while it was in use; leave the folder alone during a run, then "
+        "change spec.runId.",
+    ),
+    FailureReason.INPUT_CHANGED: _Entry(
+        ExitCode.INPUT_CHANGED, "{subject} changed or is damaged; delete it and change spec.runId."
+    ),
+    FailureReason.OUT_OF_MEMORY: _Entry(
+        ExitCode.TOO_LITTLE_MEMORY,
+        "The stage ran out of memory; raise resources.limits.memory in spec.job for it.",
+    ),
+    FailureReason.ARCHITECTURE_UNSUPPORTED: _Entry(
+        ExitCode.UNSUPPORTED, "The architecture {subject} is not supported; docs/models.md lists those that are."
+    ),
+    FailureReason.SHAPE_UNSUPPORTED: _Entry(
+        ExitCode.UNSUPPORTED,
+        "{subject} has {have} input columns, which {need} does not divide; choose a smaller group size.",
+    ),
+    FailureReason.NUMERICALLY_UNSTABLE: _Entry(
+        ExitCode.UNSUPPORTED,
+        "The Hessian of {subject} has no Cholesky factor at any damping; use more calibration samples or RTN.",
+    ),
+}
+"""Each reason's exit code and its sentence."""
+
+Subject = Annotated[str, StringConstraints(max_length=300, pattern=r"^[A-Za-z0-9 ._:/,=+()\[\]-]*$")]
+
+
+class Failure(ApiModel):
+    """Why a stage failed, as it stands in the termination message."""
+
+    reason: FailureReason
+    subject: Subject | None = Field(default=None, description="A file, tensor or option: never content.")
+    have: int | None = None
+    need: int | None = None
+    line: int | None = None
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """What the process ends with."""
+        return FAILURES[self.reason].code
+
+    @property
+    def message(self) -> str:
+        """The sentence for people: what was wrong, where, and what to do."""
+        return FAILURES[self.reason].sentence.format(
+            subject=self.subject or "it", have=self.have, need=self.need, line=self.line
+        )
+
+
+class StageError(Exception):
+    """A stage can't do its work for a known reason. Carries the `Failure`."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure

@@ -1,0 +1,57 @@
+"""Keys: what starts work. A stage whose key is unchanged is never done again; a changed key redoes it and all after it.
+
+A key is the SHA-256 of canonical JSON. `rollout`, `job`, `suspend` and gate limits are in no key: they start no Job.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from saffron_api.candidate import ApiModel
+
+ARTEFACT_VERSION = 1
+"""Raised when the same input would give other bytes, so that an upgrade alone requantizes nothing."""
+
+
+def digest(value: Mapping[str, Any]) -> str:
+    """SHA-256, in hex, of the canonical JSON of a value: sorted keys, no white space, UTF-8."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _dump(model: ApiModel) -> dict[str, Any]:
+    return model.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def inspect_key(*, model_uri: str, candidates: list[ApiModel], run_id: str) -> str:
+    """The key of the Inspect stage; it has the candidates, since Inspect predicts their sizes."""
+    return digest({"model": model_uri, "candidates": [_dump(c) for c in candidates], "runId": run_id})
+
+
+def sample_key(*, model_digest: str, data: ApiModel, calibration: ApiModel, evaluation: ApiModel, run_id: str) -> str:
+    """The key of the samples, and of the baseline measured on them."""
+    return digest(
+        {
+            "modelDigest": model_digest,
+            "data": _dump(data),
+            "calibration": _dump(calibration),
+            "evaluation": _dump(evaluation),
+            "runId": run_id,
+        }
+    )
+
+
+def quantize_key(*, sample_key: str, candidate: ApiModel) -> str:
+    """The key of one candidate's checkpoint. `candidate` is its CandidateSpec: a name is no reason to do work again."""
+    return digest({"sample": sample_key, "candidate": _dump(candidate), "artefactVersion": ARTEFACT_VERSION})
+
+
+def evaluate_key(*, quantize_key: str, confidence: float) -> str:
+    """The key of one candidate's figures. `confidence` is the level of each bound after Bonferroni's correction."""
+    return digest({"quantize": quantize_key, "confidence": confidence})
+
+
+def bound_confidence(confidence: float, candidates: int) -> float:
+    """The level of each one-sided bound so that all `candidates` hold together: Bonferroni's 1 - (1 - c) / k."""
+    return 1 - (1 - confidence) / candidates

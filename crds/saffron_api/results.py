@@ -1,0 +1,151 @@
+"""What a Job tells the operator: the one JSON line in its termination message.
+
+Each stage has a type; all hold numbers, digests and names of the model's parts, never a word of a prompt or an answer.
+The kubelet cuts a message at 4,096 bytes, so the types are small and `encode` refuses a larger one.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, TypeAdapter
+
+from saffron_api.candidate import ApiModel
+from saffron_api.failures import Failure
+
+MAX_MESSAGE_BYTES = 4096
+
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Stage(StrEnum):
+    """What a Job does."""
+
+    INSPECT = "inspect"
+    SAMPLE = "sample"
+    BASELINE = "baseline"
+    QUANTIZE = "quantize"
+    EVALUATE = "evaluate"
+
+
+class FigureName(StrEnum):
+    """What is measured of a candidate against its original; also the names of the gates."""
+
+    PERPLEXITY_RATIO = "perplexityRatio"
+    KL_DIVERGENCE = "klDivergence"
+    TOP_TOKEN_AGREEMENT = "topTokenAgreement"
+    CHECKPOINT_BYTES_RATIO = "checkpointBytesRatio"
+
+
+class Figure(ApiModel):
+    """A measured figure with one-sided confidence bounds on both sides of it."""
+
+    name: FigureName
+    value: float
+    lower: float
+    upper: float
+
+
+class SampleSet(ApiModel):
+    """One of the three disjoint sets of conversations."""
+
+    count: int = Field(description="Conversations.")
+    tokens: int
+    digest: Digest
+
+
+class PredictedSize(ApiModel):
+    """The bytes of a candidate's tensors, computed from shapes before any work."""
+
+    name: str
+    bytes: int
+
+
+class InspectResult(ApiModel):
+    """What the model folder holds."""
+
+    stage: Literal[Stage.INSPECT] = Stage.INSPECT
+    model_digest: Digest
+    architecture: str
+    parameters: int
+    bytes: int = Field(description="Bytes of all tensors as stored.")
+    predicted: list[PredictedSize] = Field(description="In the order of the candidates asked for.")
+    isa: str = Field(description="The CPU capability of the node, in torch's words, as AVX2 or AVX512.")
+
+
+class SampleResult(ApiModel):
+    """The three sets that were drawn."""
+
+    stage: Literal[Stage.SAMPLE] = Stage.SAMPLE
+    calibration: SampleSet
+    selection: SampleSet
+    gate: SampleSet
+
+
+class BaselineResult(ApiModel):
+    """The original on the gate set."""
+
+    stage: Literal[Stage.BASELINE] = Stage.BASELINE
+    perplexity: float
+    scored_tokens: int
+
+
+class QuantizeResult(ApiModel):
+    """A written checkpoint."""
+
+    stage: Literal[Stage.QUANTIZE] = Stage.QUANTIZE
+    checkpoint_digest: Digest
+    bytes: int = Field(description="Bytes of all tensors as stored.")
+    modules: int = Field(description="Linear modules that were quantized.")
+    max_damping: float = Field(
+        description="The largest damping that a Hessian needed, as a share of its mean diagonal."
+    )
+    dead_columns: int
+    seconds: float
+    peak_bytes: int = Field(description="Peak resident memory.")
+
+
+class EvaluateResult(ApiModel):
+    """A candidate against its original, on the gate set."""
+
+    stage: Literal[Stage.EVALUATE] = Stage.EVALUATE
+    checkpoint_digest: Digest
+    figures: list[Figure]
+    units: int = Field(description="Conversations, the unit of resampling.")
+    scored_tokens: int
+    confidence: float = Field(description="The level of each one-sided bound.")
+
+
+class FailureResult(ApiModel):
+    """A stage that could not do its work."""
+
+    stage: Literal["failed"] = "failed"
+    failed_stage: Stage
+    failure: Failure
+
+
+StageResult = Annotated[
+    InspectResult | SampleResult | BaselineResult | QuantizeResult | EvaluateResult | FailureResult,
+    Field(discriminator="stage"),
+]
+_ADAPTER: TypeAdapter[StageResult] = TypeAdapter(StageResult)
+
+
+def encode(result: StageResult) -> str:
+    """The JSON line of a result.
+
+    Raises:
+        ValueError: it would be cut by the kubelet.
+    """
+    text = result.model_dump_json(by_alias=True, exclude_none=True)
+    if len(text.encode()) > MAX_MESSAGE_BYTES:
+        raise ValueError(f"a stage's result has {len(text.encode())} bytes, over {MAX_MESSAGE_BYTES}")
+    return text
+
+
+def decode(text: str) -> StageResult:
+    """The result in a termination message.
+
+    Raises:
+        pydantic.ValidationError: it is not one.
+    """
+    return _ADAPTER.validate_json(text)
