@@ -4,8 +4,10 @@ The sentence says what was wrong and what to do. Its blanks are filled with the 
 numbers and the names of files and tensors: never a word of anybody's text.
 """
 
+import re
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
+from os import PathLike, fspath
 from typing import Annotated
 
 from pydantic import Field, StringConstraints
@@ -40,6 +42,7 @@ class FailureReason(StrEnum):
     DATASET_EMPTY = "DatasetEmpty"
     DATASET_MALFORMED = "DatasetMalformed"
     TOO_FEW_CONVERSATIONS = "TooFewConversations"
+    CHAT_TEMPLATE_MISSING = "ChatTemplateMissing"
     MODEL_MISSING = "ModelMissing"
     MODEL_UNSAFE = "ModelUnsafe"
     MODEL_INCOMPLETE = "ModelIncomplete"
@@ -84,6 +87,11 @@ FAILURES: dict[FailureReason, _Entry] = {
         ExitCode.DATA,
         "The data set {subject} has {have} usable conversations and {need} are needed; add data or ask for "
         "fewer samples.",
+    ),
+    FailureReason.CHAT_TEMPLATE_MISSING: _Entry(
+        ExitCode.DATA,
+        "Line {line} of the data set {subject} has messages, but the model's tokenizer has no chat template; "
+        "use a model with one, or lines with text or prompt.",
     ),
     FailureReason.MODEL_MISSING: _Entry(
         ExitCode.MODEL, "There is no model at {subject}; check the claim and the path (config.json must be there)."
@@ -131,7 +139,14 @@ FAILURES: dict[FailureReason, _Entry] = {
 }
 """Each reason's exit code and its sentence."""
 
-Subject = Annotated[str, StringConstraints(max_length=300, pattern=r"^[A-Za-z0-9 ._:/,=+()\[\]-]*$")]
+_SUBJECT_CHARACTERS = r"A-Za-z0-9 ._:/,=+()\[\]-"
+_SUBJECT_LENGTH = 300
+Subject = Annotated[str, StringConstraints(max_length=_SUBJECT_LENGTH, pattern=rf"^[{_SUBJECT_CHARACTERS}]*$")]
+
+
+def subject_of(name: str | PathLike[str]) -> str:
+    """A name as the subject of a failure: other characters become "_", and a long name keeps its end."""
+    return re.sub(rf"[^{_SUBJECT_CHARACTERS}]", "_", fspath(name))[-_SUBJECT_LENGTH:]
 
 
 class Failure(ApiModel):
@@ -152,8 +167,12 @@ class Failure(ApiModel):
     def message(self) -> str:
         """The sentence for people: what was wrong, where, and what to do."""
         return FAILURES[self.reason].sentence.format(
-            subject=self.subject or "it", have=self.have, need=self.need, line=self.line
+            subject=self.subject or "it", have=_shown(self.have), need=_shown(self.need), line=_shown(self.line)
         )
+
+
+def _shown(number: int | None) -> str:
+    return "an unknown number of" if number is None else str(number)
 
 
 class StageError(Exception):
