@@ -297,7 +297,9 @@ class RolloutStatus(ApiModel):
     target_uid: str = Field(alias="targetUID")
     container: str
     model_path: str
+    checkpoint_digest: Digest = Field(description="What is rolled out.")
     step: int = Field(description="The step in force, from 0; the number of steps means promotion.")
+    step_entered_at: datetime = Field(description="When the step began to wait for ready pods.")
     step_started_at: datetime | None = Field(default=None, description="When the canary of this step was first ready.")
     desired_weight: int
     actual_weight: int
@@ -318,6 +320,7 @@ class RejectedStatus(ApiModel):
 
     checkpoint_digest: Digest
     reason: str
+    message: str
     at: datetime
 
 
