@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from saffron_api.quantized_model import QuantizedModelStatus
-
 from saffron_operator.observed import Json
 
 
