@@ -4,17 +4,13 @@ The same type is read from a QuantizedModel and from the command line, and `ALLO
 says which method fits which scheme: the CEL rules of the CRD and the command line's check are made from it.
 """
 
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic.alias_generators import to_camel
+from pydantic import Field
 
-
-class ApiModel(BaseModel):
-    """The base of every API type: camelCase outside, unknown fields refused, immutable."""
-
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
+from saffron_api.model import ApiModel, Rule
 
 
 class Method(StrEnum):
@@ -55,26 +51,50 @@ GROUPED_SCHEMES: frozenset[Scheme] = frozenset({Scheme.W4A16})
 """The schemes with a scale per group; the others have a scale per output channel."""
 
 
+def method_fits_scheme(allowed: Mapping[Method, Sequence[Scheme]]) -> Rule:
+    """The rule that a method produces the scheme that is asked of it."""
+    table = ", ".join(f"'{method}': [{_quoted(schemes)}]" for method, schemes in allowed.items())
+    words = "; ".join(f"{method} makes {' or '.join(schemes)}" for method, schemes in allowed.items())
+    return Rule(
+        field="scheme",
+        cel=f"self.scheme in {{{table}}}[self.method]",
+        message=f"must be a scheme that the method makes: {words}",
+        holds=lambda candidate: candidate.scheme in allowed[candidate.method],
+    )
+
+
+def only_groups_have_a_size(grouped: Sequence[Scheme]) -> Rule:
+    """The rule that a group size is given only to a scheme that has groups."""
+    return Rule(
+        field="groupSize",
+        cel=f"!has(self.groupSize) || self.scheme in [{_quoted(grouped)}]",
+        message=f"only {' and '.join(grouped)} has groups; leave groupSize out with any other scheme",
+        holds=lambda candidate: candidate.group_size is None or candidate.scheme in grouped,
+    )
+
+
+_IS_GROUP_SIZE = Rule(
+    cel=f"self in {list(GROUP_SIZES)}",
+    message=f"must be one of {', '.join(map(str, GROUP_SIZES))}",
+    holds=lambda size: size in GROUP_SIZES,
+)
+
+
+def _quoted(words: Sequence[str]) -> str:
+    return ", ".join(f"'{word}'" for word in words)
+
+
 class CandidateSpec(ApiModel):
     """What to make: a method, a scheme and their parameters."""
 
+    rules = (method_fits_scheme(ALLOWED), only_groups_have_a_size(sorted(GROUPED_SCHEMES)))
+
     method: Method = Field(description="How the codes are found.")
     scheme: Scheme = Field(description="The precision of weights (W) and activations (A), in bits.")
-    group_size: Annotated[int | None, Field(json_schema_extra={"enum": list(GROUP_SIZES)})] = Field(
+    group_size: Annotated[int, Field(strict=True), _IS_GROUP_SIZE] | None = Field(
         default=None,
-        description="Columns that share one scale: 32, 64 or 128 (default 128). With W4A16 only.",
+        description="Columns that share one scale: 32, 64 or 128 (used where none is given). With W4A16 only.",
     )
-
-    @model_validator(mode="after")
-    def _fits(self) -> "CandidateSpec":
-        if self.scheme not in ALLOWED[self.method]:
-            fitting = ", ".join(ALLOWED[self.method])
-            raise ValueError(f"scheme: {self.method} produces {fitting}, not {self.scheme}")
-        if self.group_size is not None and self.scheme not in GROUPED_SCHEMES:
-            raise ValueError(f"groupSize: {self.scheme} has one scale per output channel; leave it out")
-        if self.group_size is not None and self.group_size not in GROUP_SIZES:
-            raise ValueError(f"groupSize: must be one of {', '.join(map(str, GROUP_SIZES))}")
-        return self
 
     @property
     def effective_group_size(self) -> int | None:
@@ -82,3 +102,8 @@ class CandidateSpec(ApiModel):
         if self.scheme not in GROUPED_SCHEMES:
             return None
         return self.group_size or DEFAULT_GROUP_SIZE
+
+    @property
+    def recipe(self) -> "CandidateSpec":
+        """What decides the bytes: no name, no Job, and the group size spelled out."""
+        return CandidateSpec(method=self.method, scheme=self.scheme, group_size=self.effective_group_size)

@@ -12,7 +12,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from saffron_api.candidate import ApiModel
+from saffron_api.model import ApiModel
 
 
 class ExitCode(IntEnum):

@@ -13,10 +13,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from saffron_api.quantized_model import FigureStatus, Gates, LowerLimit, UpperLimit, Verdict
-from saffron_api.results import Figure, FigureName
+from saffron_api.results import MIN_UNITS, Figure, FigureName
 
-MIN_UNITS = 30
-"""Conversations that a bootstrap's bounds need: with fewer, no measured figure is conclusive."""
+__all__ = ["EXACT_FIGURES", "MIN_UNITS", "Judgement", "judge"]
 
 EXACT_FIGURES: frozenset[FigureName] = frozenset({FigureName.CHECKPOINT_BYTES_RATIO})
 """Figures that are counted, not sampled: they need no conversations and their bounds are the value."""
@@ -89,14 +88,13 @@ def _verdict(figure: Figure, limit: UpperLimit | LowerLimit, units: int) -> Verd
         passes, fails = figure.upper <= limit.max, figure.lower > limit.max
     else:
         passes, fails = figure.lower >= limit.min, figure.upper < limit.min
-    # A NaN compares as false both ways, and so ends as Inconclusive.
     return Verdict.PASS if passes else Verdict.FAIL if fails else Verdict.INCONCLUSIVE
 
 
 def _overall(verdicts: list[Verdict]) -> Verdict:
     if Verdict.FAIL in verdicts:
         return Verdict.FAIL
-    if not verdicts or Verdict.INCONCLUSIVE in verdicts:
+    if Verdict.INCONCLUSIVE in verdicts:
         return Verdict.INCONCLUSIVE
     return Verdict.PASS
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from saffron_api.candidate import ApiModel
+from saffron_api.model import ApiModel
 
 ARTEFACT_VERSION = 1
 """Raised when the same input would give other bytes, so that an upgrade alone requantizes nothing."""

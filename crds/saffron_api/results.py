@@ -9,12 +9,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, TypeAdapter
 
-from saffron_api.candidate import ApiModel
 from saffron_api.failures import Failure
+from saffron_api.model import ApiModel
+from saffron_api.scalars import CandidateName, Digest
 
 MAX_MESSAGE_BYTES = 4096
 
-Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+MIN_UNITS = 30
+"""Conversations that a bootstrap's bounds need: with fewer, no measured figure is conclusive."""
+
+_CODE_NAME = StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_. ]+$")
 
 
 class Stage(StrEnum):
@@ -56,7 +60,7 @@ class SampleSet(ApiModel):
 class PredictedSize(ApiModel):
     """The bytes of a candidate's tensors, computed from shapes before any work."""
 
-    name: str
+    name: CandidateName
     bytes: int
 
 
@@ -65,11 +69,15 @@ class InspectResult(ApiModel):
 
     stage: Literal[Stage.INSPECT] = Stage.INSPECT
     model_digest: Digest
-    architecture: str
+    architecture: Annotated[str, _CODE_NAME]
     parameters: int
     bytes: int = Field(description="Bytes of all tensors as stored.")
-    predicted: list[PredictedSize] = Field(description="In the order of the candidates asked for.")
-    isa: str = Field(description="The CPU capability of the node, in torch's words, as AVX2 or AVX512.")
+    predicted: Annotated[list[PredictedSize], Field(max_length=16)] = Field(
+        description="In the order of the candidates asked for."
+    )
+    isa: Annotated[str, _CODE_NAME] = Field(
+        description="The CPU capability of the node, in torch's words, as AVX2 or AVX512."
+    )
 
 
 class SampleResult(ApiModel):
@@ -109,7 +117,7 @@ class EvaluateResult(ApiModel):
 
     stage: Literal[Stage.EVALUATE] = Stage.EVALUATE
     checkpoint_digest: Digest
-    figures: list[Figure]
+    figures: Annotated[list[Figure], Field(max_length=8)]
     units: int = Field(description="Conversations, the unit of resampling.")
     scored_tokens: int
     confidence: float = Field(description="The level of each one-sided bound.")

@@ -48,7 +48,6 @@ ONE_GATE = {
     "30 conversations are enough to fail": (BAD_PPL, PPL_GATE, MIN_UNITS, FAIL),
     "the size is exact and passes with no conversation": (GOOD_BYTES, BYTES_GATE, 0, PASS),
     "the size is exact and fails with no conversation": (figure(BYTES, 0.7, 0.7, 0.7), BYTES_GATE, 0, FAIL),
-    "a figure that is not a number is inconclusive": (figure(PPL, *[float("nan")] * 3), PPL_GATE, 60, UNSURE),
 }
 
 
@@ -85,11 +84,6 @@ SEVERAL = {
         BOTH,
         Judgement(UNSURE, (judged(GOOD_BYTES, 0.6, PASS),), None),
     ),
-    "no gate at all passes nothing": (
-        [GOOD_BYTES],
-        Gates(),
-        Judgement(UNSURE, (judged(GOOD_BYTES, None, None),), None),
-    ),
 }
 
 
@@ -121,7 +115,7 @@ def test_the_conversations_that_would_be_needed(measured: Figure, units: int, ex
 
 @given(
     bounds=st.tuples(*[st.floats(0.5, 2)] * 3).map(sorted),
-    limit=st.floats(0.5, 2),
+    limit=st.floats(1, 2),
     looser=st.floats(0, 1),
     units=st.integers(0, 100),
 )
