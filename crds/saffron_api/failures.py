@@ -52,6 +52,7 @@ class FailureReason(StrEnum):
     MODEL_CHANGED = "ModelChanged"
     INPUT_CHANGED = "InputChanged"
     OUT_OF_MEMORY = "OutOfMemory"
+    FIGURES_NOT_FINITE = "FiguresNotFinite"
     ARCHITECTURE_UNSUPPORTED = "ArchitectureUnsupported"
     SHAPE_UNSUPPORTED = "ShapeUnsupported"
     NUMERICALLY_UNSTABLE = "NumericallyUnstable"
@@ -125,6 +126,11 @@ FAILURES: dict[FailureReason, _Entry] = {
         ExitCode.TOO_LITTLE_MEMORY,
         "The stage ran out of memory; raise resources.limits.memory in spec.job for it.",
     ),
+    FailureReason.FIGURES_NOT_FINITE: _Entry(
+        ExitCode.UNSUPPORTED,
+        "The candidate's {subject} is not a finite number: its weights or activations overflow; use another method "
+        "or scheme.",
+    ),
     FailureReason.ARCHITECTURE_UNSUPPORTED: _Entry(
         ExitCode.UNSUPPORTED, "The architecture {subject} is not supported; docs/models.md lists those that are."
     ),
@@ -139,7 +145,8 @@ FAILURES: dict[FailureReason, _Entry] = {
 }
 """Each reason's exit code and its sentence."""
 
-_SUBJECT_CHARACTERS = r"A-Za-z0-9 ._:/,=+()\[\]-"
+# No space, so that a sentence from a data set can't pass for a name.
+_SUBJECT_CHARACTERS = r"A-Za-z0-9._:/,=+()\[\]-"
 _SUBJECT_LENGTH = 300
 Subject = Annotated[str, StringConstraints(max_length=_SUBJECT_LENGTH, pattern=rf"^[{_SUBJECT_CHARACTERS}]*$")]
 
@@ -167,7 +174,7 @@ class Failure(ApiModel):
     def message(self) -> str:
         """The sentence for people: what was wrong, where, and what to do."""
         return FAILURES[self.reason].sentence.format(
-            subject=self.subject or "it", have=_shown(self.have), need=_shown(self.need), line=_shown(self.line)
+            subject=self.subject or "it", have=_shown(self.have), need=_shown(self.need), line=self.line or "?"
         )
 
 

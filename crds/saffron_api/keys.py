@@ -5,10 +5,12 @@ A key is the SHA-256 of canonical JSON. `rollout`, `job`, `suspend` and gate lim
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from saffron_api.candidate import CandidateSpec
 from saffron_api.model import ApiModel
+from saffron_api.spec import Calibration, Candidate, Data, Evaluation
 
 ARTEFACT_VERSION = 1
 """Raised when the same input would give other bytes, so that an upgrade alone requantizes nothing."""
@@ -24,17 +26,18 @@ def _dump(model: ApiModel) -> dict[str, Any]:
     return model.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
-def inspect_key(*, model_uri: str, candidates: list[ApiModel], run_id: str) -> str:
-    """The key of the Inspect stage; it has the candidates, since Inspect predicts their sizes."""
-    return digest({"model": model_uri, "candidates": [_dump(c) for c in candidates], "runId": run_id})
+def inspect_key(*, model_uri: str, candidates: Sequence[Candidate], run_id: str) -> str:
+    """The key of the Inspect stage; it has the candidates, since Inspect predicts their sizes by name."""
+    named = [{"name": candidate.name, **_dump(candidate.recipe)} for candidate in candidates]
+    return digest({"model": model_uri, "candidates": named, "runId": run_id})
 
 
-def sample_key(*, model_digest: str, data: ApiModel, calibration: ApiModel, evaluation: ApiModel, run_id: str) -> str:
-    """The key of the samples, and of the baseline measured on them."""
+def sample_key(*, model_digest: str, data: Data, calibration: Calibration, evaluation: Evaluation, run_id: str) -> str:
+    """The key of the samples, and of the baseline measured on them. The order of `redact` is no difference."""
     return digest(
         {
             "modelDigest": model_digest,
-            "data": _dump(data),
+            "data": _dump(data) | {"redact": sorted(data.redact)},
             "calibration": _dump(calibration),
             "evaluation": _dump(evaluation),
             "runId": run_id,
@@ -42,9 +45,9 @@ def sample_key(*, model_digest: str, data: ApiModel, calibration: ApiModel, eval
     )
 
 
-def quantize_key(*, sample_key: str, candidate: ApiModel) -> str:
-    """The key of one candidate's checkpoint. `candidate` is its CandidateSpec: a name is no reason to do work again."""
-    return digest({"sample": sample_key, "candidate": _dump(candidate), "artefactVersion": ARTEFACT_VERSION})
+def quantize_key(*, sample_key: str, candidate: CandidateSpec) -> str:
+    """The key of one candidate's checkpoint: its recipe decides, so a name or a default spelled out is no difference."""
+    return digest({"sample": sample_key, "candidate": _dump(candidate.recipe), "artefactVersion": ARTEFACT_VERSION})
 
 
 def evaluate_key(*, quantize_key: str, confidence: float) -> str:
