@@ -102,7 +102,7 @@ class Group:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C is ours to pass on, in the right order
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - no thread was ever started in this process
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - no thread was ever started in this process
             )
         deadline = time.monotonic() + program.ready_within
         while program.ready is not None and not _answers(program.ready):
@@ -143,12 +143,12 @@ def supervise(plan: Plan, parent: int) -> int:
     try:
         for program in plan.programs:
             group.start(program)
-        _report({"ready": True})
+        report({"ready": True})
         while not _is_orphan(parent):
             group.check()
             time.sleep(_POLL_SECONDS)
     except ProgramEndedError as error:
-        _report({"failed": f"{error}. The end of its log:\n{tail(folder / 'log' / f'{error.name}.log')}"})
+        report({"failed": f"{error}. The end of its log:\n{tail(folder / 'log' / f'{error.name}.log')}"})
         return 1
     except StoppedError:
         return 0
@@ -167,7 +167,8 @@ def _is_orphan(parent: int) -> bool:
     return os.getppid() != parent
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Ask the kernel to kill this process when its parent ends; for use between fork and exec."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
@@ -185,7 +186,8 @@ def _answers(address: str) -> bool:
         return False
 
 
-def _report(message: dict[str, object]) -> None:
+def report(message: dict[str, object]) -> None:
+    """Print one line of JSON for who started this process."""
     try:
         print(json.dumps(message), flush=True)
     except BrokenPipeError:  # who asked is gone, and the end follows from that
