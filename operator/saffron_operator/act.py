@@ -1,0 +1,116 @@
+"""Do what was decided: the status first, then the acts in their order, then the events.
+
+The first call that fails ends the pass. What was done stands, and the next pass decides from there.
+"""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from uuid import uuid4
+
+from saffron_api.quantized_model import KIND, QuantizedModelStatus
+from saffron_operator.client import Cluster, Object
+from saffron_operator.decision import (
+    Action,
+    ApplyCanary,
+    ApplyOverlay,
+    CreateJob,
+    Decision,
+    DeleteCanary,
+    DeleteJob,
+    Event,
+    RemoveOverlay,
+)
+from saffron_operator.names import FIELD_MANAGER
+from saffron_operator.observed import ResourceMeta
+from saffron_operator.resources import DEPLOYMENTS, EVENTS, JOBS, QUANTIZED_MODELS
+
+_LONGEST_NOTE = 1024
+"""The API server refuses a longer event."""
+
+
+async def act(
+    cluster: Cluster, meta: ResourceMeta, before: QuantizedModelStatus | None, decision: Decision, *, instance: str
+) -> None:
+    """Bring the cluster to what was decided.
+
+    Args:
+        cluster: Where.
+        meta: Of the QuantizedModel, as it was observed.
+        before: Its status as it was observed, or None where that could not be read.
+        decision: What to do.
+        instance: This replica's name, for the events.
+
+    Raises:
+        ConflictError: The resource, or an object that was to be made or changed, is another one by now.
+        ApiError: A call failed for another reason.
+    """
+    if decision.status is not None and decision.status != before:
+        await _write_status(cluster, meta, decision.status)
+    for action in decision.actions:
+        await _do(cluster, meta.namespace, action)
+    for event in decision.events:
+        await cluster.create(EVENTS, meta.namespace, _event(meta, event, instance), manager=FIELD_MANAGER)
+
+
+async def _write_status(cluster: Cluster, meta: ResourceMeta, status: QuantizedModelStatus) -> None:
+    """Write the whole status at once. By force: whoever else wrote it, it is ours."""
+    body = {
+        "apiVersion": QUANTIZED_MODELS.api_version,
+        "kind": KIND,
+        "metadata": {
+            "name": meta.name,
+            "namespace": meta.namespace,
+            "uid": meta.uid,
+            "resourceVersion": meta.resource_version,
+        },
+        "status": status.model_dump(mode="json", by_alias=True, exclude_none=True),
+    }
+    await cluster.apply(
+        QUANTIZED_MODELS, meta.namespace, meta.name, body, manager=FIELD_MANAGER, force=True, subresource="status"
+    )
+
+
+async def _do(cluster: Cluster, namespace: str, action: Action) -> None:
+    match action:
+        case CreateJob(_, manifest):
+            await cluster.create(JOBS, namespace, manifest, manager=FIELD_MANAGER)
+        case DeleteJob(name, uid):
+            await cluster.delete(JOBS, namespace, name, uid=uid)
+        case ApplyCanary(_, manifest, exists=False):
+            await cluster.create(DEPLOYMENTS, namespace, manifest, manager=FIELD_MANAGER)
+        case ApplyCanary(name, manifest, exists=True):
+            await cluster.apply(DEPLOYMENTS, namespace, name, manifest, manager=FIELD_MANAGER, force=True)
+        case DeleteCanary(name, uid):
+            await cluster.delete(DEPLOYMENTS, namespace, name, uid=uid)
+        case ApplyOverlay(name, manager, manifest) | RemoveOverlay(name, manager, manifest):
+            await cluster.apply(DEPLOYMENTS, namespace, name, manifest, manager=manager, force=False)
+
+
+def _event(meta: ResourceMeta, event: Event, instance: str) -> Object:
+    note = event.message if len(event.message) <= _LONGEST_NOTE else event.message[: _LONGEST_NOTE - 3] + "..."
+    return {
+        "apiVersion": EVENTS.api_version,
+        "kind": "Event",
+        # The name ends in something new: the same event may happen twice.
+        "metadata": {"name": f"{meta.name}.{uuid4().hex[:16]}", "namespace": meta.namespace},
+        "eventTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        "reportingController": "saffron.dev/operator",
+        "reportingInstance": instance[:128],
+        "action": "Reconcile",
+        "type": event.type,
+        "reason": event.reason,
+        "note": note,
+        "regarding": {
+            "apiVersion": QUANTIZED_MODELS.api_version,
+            "kind": KIND,
+            "name": meta.name,
+            "namespace": meta.namespace,
+            "uid": meta.uid,
+        },
+    }
+
+
+def describe(actions: tuple[Action, ...]) -> Iterator[str]:
+    """Yield each act in a few words, for the log."""
+    for action in actions:
+        yield f"{type(action).__name__} {action.name}"

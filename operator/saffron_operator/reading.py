@@ -1,0 +1,308 @@
+"""From what the API server says to what `decide` looks at: pure, one function a kind.
+
+A field that Kubernetes leaves out until it has something to say reads as its zero.
+"""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from saffron_api.quantized_model import QuantizedModelSpec
+from saffron_api.results import Stage, StageResult, decode
+from saffron_operator import names
+from saffron_operator.metrics import StageSeconds
+from saffron_operator.observed import (
+    CanaryObserved,
+    JobFailure,
+    JobObserved,
+    JobPhase,
+    Json,
+    ResourceMeta,
+    SpecError,
+    TargetFacts,
+    TargetObserved,
+    TargetProblem,
+    Waiting,
+)
+
+_KILLED = 137
+"""128 + SIGKILL: what the kernel's memory limit leaves behind."""
+
+
+def meta(resource: Json) -> ResourceMeta:
+    """Return the metadata of a QuantizedModel."""
+    data = resource["metadata"]
+    return ResourceMeta(
+        name=data["name"],
+        namespace=data["namespace"],
+        uid=data["uid"],
+        generation=data["generation"],
+        resource_version=data["resourceVersion"],
+        created=moment(data["creationTimestamp"]),
+        deleting="deletionTimestamp" in data,
+        annotations=data.get("annotations", {}),
+    )
+
+
+def spec(resource: Json) -> QuantizedModelSpec | SpecError:
+    """Return the spec of a QuantizedModel, or the first thing that is wrong with it."""
+    try:
+        return QuantizedModelSpec.model_validate(resource["spec"])
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        path = ".".join(["spec", *(str(part) for part in first["loc"])])
+        return SpecError(f"{path}: {first['msg']}")
+
+
+def job(manifest: Json, pods: Sequence[Json]) -> JobObserved:
+    """Return a Job of ours.
+
+    Args:
+        manifest: The Job.
+        pods: At least all pods that it owns.
+    """
+    data = manifest["metadata"]
+    annotations, labels = data.get("annotations", {}), data.get("labels", {})
+    own = [pod for pod in pods if _controller(pod["metadata"]) == data["uid"]]
+    phase = _job_phase(manifest, own)
+    failed = condition(manifest, "Failed")
+    return JobObserved(
+        name=data["name"],
+        uid=data["uid"],
+        owner_uid=_controller(data),
+        key=annotations.get(names.KEY_ANNOTATION, ""),
+        run=annotations.get(names.RUN_ANNOTATION, ""),
+        attempt=_attempt(annotations.get(names.ATTEMPT_ANNOTATION, "")),
+        stage=_stage(labels.get(names.STAGE_LABEL)),
+        candidate=labels.get(names.CANDIDATE_LABEL),
+        phase=phase,
+        deleting="deletionTimestamp" in data,
+        waiting=trouble(own) if phase is JobPhase.PENDING else None,
+        result=_result(own),
+        failure=JobFailure(failed["reason"], failed.get("message", ""), _out_of_memory(own))
+        if phase is JobPhase.FAILED and failed is not None
+        else None,
+    )
+
+
+def foreign_job(data: Json) -> JobObserved:
+    """Return a Job without our labels, of which only the metadata were read: its name is all that matters."""
+    return JobObserved(
+        name=data["name"],
+        uid=data["uid"],
+        owner_uid=_controller(data),
+        key="",
+        run="",
+        attempt=1,
+        stage=None,
+        candidate=None,
+        phase=JobPhase.QUEUED,
+        deleting="deletionTimestamp" in data,
+    )
+
+
+def canary(deployment: Json, pods: Sequence[Json]) -> CanaryObserved:
+    """Return the Deployment that bears a canary's name.
+
+    Args:
+        deployment: It.
+        pods: Those labelled as the canary's.
+    """
+    data, status = deployment["metadata"], deployment.get("status", {})
+    return CanaryObserved(
+        name=data["name"],
+        uid=data["uid"],
+        owner_uid=_controller(data),
+        replicas=deployment["spec"]["replicas"],
+        total=status.get("replicas", 0),
+        ready=status.get("readyReplicas", 0),
+        updated=status.get("updatedReplicas", 0),
+        current=is_current(deployment),
+        digest=_overlay(deployment["spec"]["template"]).rpartition("/")[2],
+        template_hash=data.get("annotations", {}).get(names.TEMPLATE_ANNOTATION, ""),
+        deleting="deletionTimestamp" in data,
+        trouble=trouble(pods),
+    )
+
+
+def stage_seconds(manifest: Json) -> StageSeconds | None:
+    """Return what a Job took, or None where it has not succeeded."""
+    labels, status = manifest["metadata"].get("labels", {}), manifest.get("status", {})
+    if "completionTime" not in status or "startTime" not in status:
+        return None
+    return StageSeconds(
+        stage=labels.get(names.STAGE_LABEL, ""),
+        candidate=labels.get(names.CANDIDATE_LABEL, ""),
+        seconds=(moment(status["completionTime"]) - moment(status["startTime"])).total_seconds(),
+    )
+
+
+def is_current(deployment: Json) -> bool:
+    """Whether the Deployment's status speaks of its newest spec."""
+    observed: int = deployment.get("status", {}).get("observedGeneration", 0)
+    wanted: int = deployment["metadata"]["generation"]
+    return observed >= wanted
+
+
+def trouble(pods: Sequence[Json]) -> Waiting | None:
+    """Return why the newest of the pods that are not ready waits, or None where none says why."""
+    newest_first = sorted(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), reverse=True)
+    reasons = (_waiting(pod) for pod in newest_first if "deletionTimestamp" not in pod["metadata"])
+    return next((reason for reason in reasons if reason is not None), None)
+
+
+def condition(manifest: Json, kind: str) -> Json | None:
+    """Return the condition of that type if it is True."""
+    found: Sequence[Json] = manifest.get("status", {}).get("conditions") or ()
+    return next((each for each in found if each["type"] == kind and each["status"] == "True"), None)
+
+
+def moment(text: str) -> datetime:
+    """Return the time in a Kubernetes timestamp."""
+    return datetime.fromisoformat(text)
+
+
+def _controller(data: Json) -> str | None:
+    owners: Sequence[Json] = data.get("ownerReferences", ())
+    return next((owner["uid"] for owner in owners if owner.get("controller")), None)
+
+
+def _attempt(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() else 1
+
+
+def _stage(text: str | None) -> Stage | None:
+    return Stage(text) if text in set(Stage) else None
+
+
+def _job_phase(manifest: Json, pods: Sequence[Json]) -> JobPhase:
+    if condition(manifest, "Complete"):
+        return JobPhase.SUCCEEDED
+    if condition(manifest, "Failed"):
+        return JobPhase.FAILED
+    phases = {pod.get("status", {}).get("phase") for pod in pods}
+    if "Running" in phases:
+        return JobPhase.RUNNING
+    return JobPhase.PENDING if "Pending" in phases else JobPhase.QUEUED
+
+
+def _containers(pod: Json, state: str) -> Iterator[Json]:
+    """Yield each container's state of that name: `waiting`, `running` or `terminated`."""
+    status = pod.get("status", {})
+    for container in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
+        if state in container.get("state", {}):
+            yield container["state"][state]
+
+
+def _waiting(pod: Json) -> Waiting | None:
+    since = moment(pod["metadata"]["creationTimestamp"])
+    # ContainerCreating and PodInitializing are the way of every pod, no trouble.
+    for state in _containers(pod, "waiting"):
+        if state.get("reason") not in {None, "ContainerCreating", "PodInitializing"}:
+            return Waiting(state["reason"], state.get("message", ""), since)
+    for each in pod.get("status", {}).get("conditions") or ():
+        if each["type"] == "PodScheduled" and each["status"] == "False":
+            return Waiting(each.get("reason", "Unschedulable"), each.get("message", ""), since)
+    return None
+
+
+def _result(pods: Sequence[Json]) -> StageResult | None:
+    """Return what the last pod to end left, or None where it left nothing that can be read."""
+    ended: list[tuple[str, Any]] = sorted(
+        ((state.get("finishedAt") or "", state.get("message", "")) for pod in pods for state in _ends(pod)),
+        key=lambda end: end[0],
+    )
+    if not ended:
+        return None
+    try:
+        return decode(ended[-1][1])
+    except ValidationError:
+        return None  # a killed container leaves nothing, and `decide` treats both alike
+
+
+def _ends(pod: Json) -> Iterator[Json]:
+    return _containers(pod, "terminated")
+
+
+def _out_of_memory(pods: Sequence[Json]) -> bool:
+    """Whether a container was killed for memory. A pod that had to make room is killed by the same signal."""
+    return any(
+        state.get("reason") == "OOMKilled" or state.get("exitCode") == _KILLED
+        for pod in pods
+        if condition(pod, "DisruptionTarget") is None
+        for state in _ends(pod)
+    )
+
+
+def target(
+    deployment: Json,
+    pods: Sequence[Json],
+    *,
+    facts: TargetFacts | TargetProblem,
+    autoscaler: str | None,
+) -> TargetObserved:
+    """Return the Deployment that serves.
+
+    Args:
+        deployment: It.
+        pods: Those that its selector picks; the canary's may be among them.
+        facts: What its manifest says.
+        autoscaler: The name of what scales it, if anything does.
+    """
+    data, status = deployment["metadata"], deployment.get("status", {})
+    progressing = next((each for each in status.get("conditions") or () if each["type"] == "Progressing"), None)
+    overlay = _overlay(deployment["spec"]["template"])
+    newest = [
+        pod for pod in pods if _overlay(pod) == overlay and names.CANARY_LABEL not in pod["metadata"].get("labels", {})
+    ]
+    return TargetObserved(
+        name=data["name"],
+        uid=data["uid"],
+        resource_version=data["resourceVersion"],
+        replicas=deployment["spec"]["replicas"],
+        total=status.get("replicas", 0),
+        ready=status.get("readyReplicas", 0),
+        updated=status.get("updatedReplicas", 0),
+        available=status.get("availableReplicas", 0),
+        current=is_current(deployment),
+        facts=facts,
+        deadline_exceeded=progressing is not None and progressing.get("reason") == "ProgressDeadlineExceeded",
+        progressed_at=moment(progressing["lastUpdateTime"]) if progressing else None,
+        autoscaler=autoscaler,
+        trouble=trouble(newest),
+    )
+
+
+def autoscaler(name: str, autoscalers: Sequence[Json], scaled_objects: Sequence[Json]) -> str | None:
+    """Return what scales the Deployment of that name, as `HorizontalPodAutoscaler qwen`; None where nothing does."""
+    for kind, found in (("ScaledObject", scaled_objects), ("HorizontalPodAutoscaler", autoscalers)):
+        for each in found:
+            ref = each["spec"]["scaleTargetRef"]
+            # KEDA's kind may be left out and is then a Deployment.
+            if ref["name"] == name and ref.get("kind", "Deployment") == "Deployment":
+                return f"{kind} {each['metadata']['name']}"
+    return None
+
+
+def claimant(resource: Json, others: Sequence[Json]) -> str | None:
+    """Return the name of the oldest QuantizedModel that names the same target, if that is another one."""
+    target = _target_name(resource)
+    claims = [each for each in others if _target_name(each) == target and "deletionTimestamp" not in each["metadata"]]
+    oldest = min(claims, key=_age, default=resource)
+    return str(oldest["metadata"]["name"]) if _age(oldest) < _age(resource) else None
+
+
+def _age(resource: Json) -> tuple[datetime, str]:
+    return moment(resource["metadata"]["creationTimestamp"]), resource["metadata"]["name"]
+
+
+def _target_name(resource: Json) -> str | None:
+    rollout = resource["spec"].get("rollout")
+    return rollout["targetRef"]["name"] if rollout else None
+
+
+def _overlay(templated: Json) -> str:
+    """Return the checkpoint's annotation on a pod or a pod template."""
+    return str(templated.get("metadata", {}).get("annotations", {}).get(names.CHECKPOINT_ANNOTATION, ""))

@@ -1,0 +1,64 @@
+"""One pass: observe, decide, act."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from saffron_operator.act import act, describe
+from saffron_operator.client import Cluster
+from saffron_operator.decide import decide
+from saffron_operator.errors import ApiError
+from saffron_operator.metrics import Metrics
+from saffron_operator.observe import observe
+from saffron_operator.queue import Key
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Reconciler:
+    """What every pass needs.
+
+    Attributes:
+        cluster: Where.
+        metrics: Shown what was decided.
+        quantizer_image: What Jobs run.
+        instance: This replica's name, for the events.
+        now: The time, with its zone.
+    """
+
+    cluster: Cluster
+    metrics: Metrics
+    quantizer_image: str
+    instance: str
+    now: Callable[[], datetime]
+
+    async def __call__(self, key: Key) -> float | None:
+        """Do one pass and return the seconds until the next one is due, or None where only a change calls for it.
+
+        Raises:
+            ApiError: A call failed.
+            LeadershipLostError: This replica may not write any more.
+        """
+        try:
+            with self.metrics.reconcile_seconds.time():
+                return await self._pass(key)
+        except Exception as error:
+            kind = error.reason if isinstance(error, ApiError) else type(error).__name__
+            self.metrics.reconcile_errors.labels(kind).inc()
+            raise
+
+    async def _pass(self, key: Key) -> float | None:
+        seen = await observe(self.cluster, key, quantizer_image=self.quantizer_image)
+        if seen is None:
+            self.metrics.forget(key)
+            return None
+        decision = decide(seen.observed, self.now())
+        if decision.actions:
+            acts = "; ".join(describe(decision.actions))
+            log.info("acting", extra={"fields": {"key": "/".join(key), "acts": acts}})
+        await act(self.cluster, seen.observed.meta, seen.status, decision, instance=self.instance)
+        if decision.status is not None:
+            self.metrics.show(key, decision.status, seen.stages)
+        return decision.requeue_after

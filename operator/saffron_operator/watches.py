@@ -1,0 +1,67 @@
+"""When each watch was last known to be alive.
+
+Kopf restarts a watch that breaks, but a watch can also end for ever without a word, and the operator would then
+look healthy and see nothing. So the server ends each watch after a minute, and every answer to a new request for the
+same one is a sign of life.
+"""
+
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import aiohttp
+
+SERVER_TIMEOUT_SECONDS = 60
+"""The API server ends each watch after this, and Kopf asks again at once."""
+
+
+class WatchAges:
+    """The time of the last answer to a watch request, by path. Written by Kopf's thread, read by ours."""
+
+    def __init__(self, expected: frozenset[str], *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Remember when it began.
+
+        Args:
+            expected: The path of each collection that must be watched.
+            clock: Seconds.
+        """
+        self._clock = clock
+        self._seen = dict.fromkeys(expected, clock())
+        self._waiting = set(expected)
+
+    def seen(self, path: str) -> None:
+        """Take note that the API server answered a request to watch this path."""
+        if path in self._seen:
+            self._seen[path] = self._clock()
+            self._waiting.discard(path)
+
+    def restart(self) -> None:
+        """Count from now: the watches are about to begin."""
+        self._seen = dict.fromkeys(self._seen, self._clock())
+
+    def ages(self) -> dict[str, float]:
+        """Return the seconds since each watch was last known to be alive, or since the start."""
+        now = self._clock()
+        return {path: now - seen for path, seen in self._seen.items()}
+
+    @property
+    def oldest(self) -> float:
+        """The greatest of the ages; 0 where nothing is watched."""
+        return max(self.ages().values(), default=0.0)
+
+    @property
+    def complete(self) -> bool:
+        """Whether each watch was answered once."""
+        return not self._waiting
+
+    def trace(self) -> aiohttp.TraceConfig:
+        """Return what an HTTP session needs to report here."""
+        config = aiohttp.TraceConfig()
+        config.on_request_end.append(self._on_request_end)
+        return config
+
+    async def _on_request_end(
+        self, _session: aiohttp.ClientSession, _context: SimpleNamespace, end: aiohttp.TraceRequestEndParams
+    ) -> None:
+        if end.url.query.get("watch") == "true" and end.response.ok:
+            self.seen(end.url.path)
