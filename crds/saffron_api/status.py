@@ -95,9 +95,11 @@ class RolloutStatus(ApiModel):
     target_uid: Name = Field(alias="targetUID")
     container: Name
     model_path: Annotated[str, StringConstraints(max_length=1024)]
+    run_id: Annotated[str, StringConstraints(max_length=128)]
+    candidate: CandidateName
     checkpoint_digest: Digest = Field(description="What is rolled out.")
     step: Annotated[int, Field(ge=0, le=16)] = Field(
-        description="The step in force, from 0; the number of steps means promotion."
+        description="The step in force, from 0; the number of steps, with a desired weight of 100, means promotion."
     )
     step_entered_at: datetime = Field(description="When the step began to wait for ready pods.")
     step_started_at: datetime | None = Field(default=None, description="When the canary of this step was first ready.")
