@@ -29,6 +29,19 @@ class DeleteJob:
 
 
 @dataclass(frozen=True)
+class KeepResult:
+    """Write the result of a finished Job's pod into the Job's annotation `saffron.dev/result`, if its uid is this one.
+
+    Attributes:
+        text: One line of JSON, of at most 4,096 bytes, as `saffron_api.results.encode` makes it.
+    """
+
+    name: str
+    uid: str
+    text: str
+
+
+@dataclass(frozen=True)
 class ApplyCanary:
     """Make or change the canary Deployment.
 
@@ -68,7 +81,7 @@ class RemoveOverlay:
     manifest: Json
 
 
-Action = CreateJob | DeleteJob | ApplyCanary | DeleteCanary | ApplyOverlay | RemoveOverlay
+Action = CreateJob | DeleteJob | KeepResult | ApplyCanary | DeleteCanary | ApplyOverlay | RemoveOverlay
 """Every act that there is."""
 
 

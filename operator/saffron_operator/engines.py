@@ -1,4 +1,4 @@
-"""Which engine runs which scheme on which processor, and how well. Data, tried on real machines where the reason says so.
+"""Which engine runs which scheme on which processor, and how well: data, not code.
 
 A checkpoint that its engine can't run exactly is shown and never rolled out: what the gates measured would not be what
 is served.

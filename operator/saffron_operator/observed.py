@@ -133,8 +133,9 @@ class JobObserved:
         key: Of `saffron.dev/key`; empty where the annotation is missing. The same for `run`; `attempt` is then 1.
         stage: Of the label, or None where it is missing or unknown. The same for `candidate`.
         owner_uid: Of the controlling owner.
-        result: What the last pod to end left in its termination message; None where it left nothing readable.
-            May be a `FailureResult`.
+        result: Of `saffron.dev/result`, if that is there and readable; else what the last pod to end left in its
+            termination message; None where there is nothing readable. May be a `FailureResult`.
+        kept: `result` stands in the annotation, so that it outlives the pod.
     """
 
     name: str
@@ -149,6 +150,7 @@ class JobObserved:
     deleting: bool = False
     waiting: Waiting | None = None
     result: StageResult | None = None
+    kept: bool = False
     failure: JobFailure | None = None
 
 
