@@ -1,8 +1,8 @@
 """The first process inside the cluster's namespaces: it makes the machine look as a node should and runs everything.
 
 Run as `unshare --mount --pid --net --fork --kill-child --mount-proc python -m saffron_dev.cluster.node`, with the
-plan from `saffron_dev.cluster.lifecycle` as its argument. Lines of JSON on standard output tell who asked how far it is.
-When this process ends, the kernel ends all processes of the cluster and with them its mounts, devices and rules.
+plan from `saffron_dev.cluster.lifecycle` as its argument. Lines of JSON on standard output tell how far it is. When
+this process ends, the kernel ends all processes of the cluster and with them its mounts, devices and rules.
 """
 
 import json
