@@ -46,7 +46,7 @@ def sample_key(*, model_digest: str, data: Data, calibration: Calibration, evalu
 
 
 def quantize_key(*, sample_key: str, candidate: CandidateSpec) -> str:
-    """The key of one candidate's checkpoint: its recipe decides, so a name or a default spelled out is no difference."""
+    """The key of one candidate's checkpoint. Its recipe decides: a name, or a default spelled out, changes nothing."""
     return digest({"sample": sample_key, "candidate": _dump(candidate.recipe), "artefactVersion": ARTEFACT_VERSION})
 
 
