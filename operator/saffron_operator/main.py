@@ -177,7 +177,7 @@ async def _check_access(cluster: Cluster, namespaces: tuple[str, ...]) -> None:
             except ApiError as error:
                 if error.status == _NOT_FOUND:
                     raise StartError(
-                        f"The API server knows no {resource.plural}: install the CRD (the chart does, with crds.install)."
+                        f"The API server knows no {resource.plural}: install the CRD (the chart does: crds.install)."
                     ) from error
                 raise StartError(
                     f"Can't list {resource.plural} in namespace {namespace}: {error.message}. "
