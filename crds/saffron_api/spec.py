@@ -102,6 +102,12 @@ class LowerLimit(ApiModel):
     min: float = Field(strict=True, description="The figure's lower bound must be this at least.")
 
 
+# Not `maximum`, since the API server's own message rounds 0.999 to 0.
+_IS_CONFIDENCE = Rule(
+    cel="self >= 0.8 && self <= 0.999",
+    message="must be 0.8 to 0.999",
+    holds=lambda confidence: 0.8 <= confidence <= 0.999,  # noqa: PLR2004  (the message says what they are)
+)
 _ABOVE_ZERO = 1e-9
 """The least limit that is told from 0: a gate at 0 lets nothing or everything through, which nobody can mean."""
 
@@ -137,7 +143,7 @@ class Gates(ApiModel):
         _limit_within("checkpointBytesRatio", "max", "above 0 and at most 1, a share of the bytes", _ABOVE_ZERO, 1.0),
     )
 
-    confidence: Annotated[float, Field(strict=True, ge=0.8, le=0.999)] = Field(
+    confidence: Annotated[float, Field(strict=True), _IS_CONFIDENCE] = Field(
         default=0.95, description="The chance that every bound of every candidate holds."
     )
     perplexity_ratio: UpperLimit | None = Field(
