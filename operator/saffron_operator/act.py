@@ -18,9 +18,10 @@ from saffron_operator.decision import (
     DeleteCanary,
     DeleteJob,
     Event,
+    KeepResult,
     RemoveOverlay,
 )
-from saffron_operator.names import FIELD_MANAGER
+from saffron_operator.names import FIELD_MANAGER, RESULT_ANNOTATION
 from saffron_operator.observed import ResourceMeta
 from saffron_operator.resources import DEPLOYMENTS, EVENTS, JOBS, QUANTIZED_MODELS
 
@@ -76,6 +77,10 @@ async def _do(cluster: Cluster, namespace: str, action: Action) -> None:
             await cluster.create(JOBS, namespace, manifest, manager=FIELD_MANAGER)
         case DeleteJob(name, uid):
             await cluster.delete(JOBS, namespace, name, uid=uid)
+        case KeepResult(name, uid, text):
+            metadata = {"name": name, "namespace": namespace, "uid": uid, "annotations": {RESULT_ANNOTATION: text}}
+            kept = {"apiVersion": JOBS.api_version, "kind": "Job", "metadata": metadata}
+            await cluster.apply(JOBS, namespace, name, kept, manager=FIELD_MANAGER, force=False)
         case ApplyCanary(_, manifest, exists=False):
             await cluster.create(DEPLOYMENTS, namespace, manifest, manager=FIELD_MANAGER)
         case ApplyCanary(name, manifest, exists=True):

@@ -5,7 +5,6 @@ A field that Kubernetes leaves out until it has something to say reads as its ze
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -68,6 +67,7 @@ def job(manifest: Json, pods: Sequence[Json]) -> JobObserved:
     own = [pod for pod in pods if _controller(pod["metadata"]) == data["uid"]]
     phase = _job_phase(manifest, own)
     failed = condition(manifest, "Failed")
+    kept = _decoded(annotations.get(names.RESULT_ANNOTATION, ""))
     return JobObserved(
         name=data["name"],
         uid=data["uid"],
@@ -80,7 +80,8 @@ def job(manifest: Json, pods: Sequence[Json]) -> JobObserved:
         phase=phase,
         deleting="deletionTimestamp" in data,
         waiting=trouble(own) if phase is JobPhase.PENDING else None,
-        result=_result(own),
+        result=kept or _result(own),
+        kept=kept is not None,
         failure=JobFailure(failed["reason"], failed.get("message", ""), _out_of_memory(own))
         if phase is JobPhase.FAILED and failed is not None
         else None,
@@ -210,16 +211,17 @@ def _waiting(pod: Json) -> Waiting | None:
 
 def _result(pods: Sequence[Json]) -> StageResult | None:
     """Return what the last pod to end left, or None where it left nothing that can be read."""
-    ended: list[tuple[str, Any]] = sorted(
-        ((state.get("finishedAt") or "", state.get("message", "")) for pod in pods for state in _ends(pod)),
-        key=lambda end: end[0],
-    )
-    if not ended:
-        return None
+    ended: list[tuple[str, str]] = [
+        (state.get("finishedAt") or "", state.get("message", "")) for pod in pods for state in _ends(pod)
+    ]
+    return _decoded(max(ended)[1]) if ended else None
+
+
+def _decoded(text: str) -> StageResult | None:
     try:
-        return decode(ended[-1][1])
+        return decode(text)
     except ValidationError:
-        return None  # a killed container leaves nothing, and `decide` treats both alike
+        return None  # a killed container leaves nothing, or a part; `decide` treats both alike
 
 
 def _ends(pod: Json) -> Iterator[Json]:
