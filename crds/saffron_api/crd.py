@@ -27,6 +27,9 @@ _COLUMNS = (
     ("Age", "date", ".metadata.creationTimestamp"),
 )
 
+SELECTABLE_FIELDS = (".spec.rollout.targetRef.name",)
+"""What a field selector of a list or a watch may name."""
+
 
 class NotStructuralError(Exception):
     """A type has no counterpart in a structural schema, or a value has no bound."""
@@ -57,6 +60,8 @@ def custom_resource_definition() -> Schema:
                     "additionalPrinterColumns": [
                         {"name": name, "type": kind, "jsonPath": path} for name, kind, path in _COLUMNS
                     ],
+                    # The operator asks who else names a target; the API server need not send every resource for it.
+                    "selectableFields": [{"jsonPath": path} for path in SELECTABLE_FIELDS],
                     "schema": {"openAPIV3Schema": root_schema()},
                 }
             ],

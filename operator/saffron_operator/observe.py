@@ -104,7 +104,7 @@ async def _rollout(cluster: Cluster, resource: Object, spec: object) -> _Rollout
     deployment, canary, others, autoscaler = await asyncio.gather(
         cluster.get(DEPLOYMENTS, namespace, ref.name),
         _canary(cluster, namespace, ref.name),
-        cluster.list_all(QUANTIZED_MODELS, namespace),
+        cluster.list_all(QUANTIZED_MODELS, namespace, fields=f"spec.rollout.targetRef.name={ref.name}"),
         _autoscaler(cluster, namespace, ref.name),
     )
     found = _Rollout(canary=canary, claimant=reading.claimant(resource, others))
