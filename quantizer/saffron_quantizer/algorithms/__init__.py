@@ -1,0 +1,1 @@
+"""Quantization algorithms: functions from tensors to frozen results, with no files, models or devices in them."""

@@ -1,0 +1,1 @@
+"""Checkpoints on disk: reading and writing safetensors folders, their formats, digests and manifests."""

@@ -1,0 +1,123 @@
+"""A model folder of safetensors: which tensors it has, and each of them checked as it is read."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saffron_api.failures import Failure, FailureReason, StageError, subject_of
+from saffron_quantizer.checkpoint.tensor_file import TensorEntry, incomplete, malformed, read_entry, read_header
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+class CheckpointReader:
+    """The tensors of a model folder by name. It holds headers in memory, never weights."""
+
+    def __init__(self, folder: Path) -> None:
+        """Find the folder's weights.
+
+        Raises:
+            StageError: `MODEL_MISSING` without a config.json, `MODEL_UNSAFE` if the weights are a pickle,
+                `MODEL_INCOMPLETE` without weights or without a shard that the index names, `MODEL_MALFORMED` for a
+                file that can't be read.
+        """
+        self.folder = folder
+        self.config = read_config(folder)
+        self.entries = _entries(folder)
+
+    def read(self, name: str) -> Tensor:
+        """Read a tensor into memory.
+
+        Raises:
+            StageError: `MODEL_INCOMPLETE` if there is none of that name, `MODEL_NOT_FINITE` if it holds NaN or
+                infinity, `MODEL_MALFORMED` if its file is cut short.
+        """
+        tensor = read_entry(self.entry(name))
+        if tensor.is_floating_point() and not is_finite(tensor):
+            raise StageError(Failure(reason=FailureReason.MODEL_NOT_FINITE, subject=subject_of(name)))
+        return tensor
+
+    def has(self, name: str) -> bool:
+        """Whether there is a tensor of that name."""
+        return name in self.entries
+
+    def entry(self, name: str) -> TensorEntry:
+        """Where a tensor lies.
+
+        Raises:
+            StageError: `MODEL_INCOMPLETE` if there is none of that name.
+        """
+        if name not in self.entries:
+            raise incomplete(f"tensor {name}")
+        return self.entries[name]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all tensors as stored."""
+        return sum(entry.bytes for entry in self.entries.values())
+
+    @property
+    def parameters(self) -> int:
+        """Elements of all tensors."""
+        return sum(entry.elements for entry in self.entries.values())
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether a floating-point tensor of any shape has neither NaN nor infinity."""
+    if tensor.numel() == 0:
+        return True
+    # NaN wins over every number in both, so two scalars tell about all elements.
+    low, high = torch.aminmax(tensor.float() if tensor.dtype.itemsize == 1 else tensor)
+    return math.isfinite(low.item()) and math.isfinite(high.item())
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read a model folder's config.json.
+
+    Raises:
+        StageError: `MODEL_MISSING` or `MODEL_MALFORMED`.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise StageError(Failure(reason=FailureReason.MODEL_MISSING, subject=subject_of(folder))) from error
+    except ValueError as error:
+        raise malformed("config.json") from error
+    if not isinstance(config, dict):
+        raise malformed("config.json")
+    return config
+
+
+def _entries(folder: Path) -> dict[str, TensorEntry]:
+    index, single = folder / INDEX, folder / SINGLE
+    if index.is_file():
+        return _sharded(folder, index)
+    if single.is_file():
+        return read_header(single)
+    for pattern in _PICKLES:
+        for pickle in sorted(folder.glob(pattern)):
+            raise StageError(Failure(reason=FailureReason.MODEL_UNSAFE, subject=subject_of(pickle.name)))
+    raise incomplete(SINGLE)
+
+
+def _sharded(folder: Path, index: Path) -> dict[str, TensorEntry]:
+    """The tensors that an index names, each in the shard where the index says it is."""
+    try:
+        weight_map: dict[str, str] = json.loads(index.read_bytes())["weight_map"]
+        # A name with a slash would lead out of the folder.
+        plain = all(Path(shard).name == shard for shard in weight_map.values())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise malformed(index.name) from error
+    if not plain:
+        raise malformed(index.name)
+    shards = {shard: read_header(folder / shard) for shard in sorted(set(weight_map.values()))}
+    lacking = [name for name, shard in weight_map.items() if name not in shards[shard]]
+    if lacking:
+        raise incomplete(f"tensor {lacking[0]}")
+    return {name: shards[shard][name] for name, shard in weight_map.items()}

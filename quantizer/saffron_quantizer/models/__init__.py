@@ -1,0 +1,1 @@
+"""Language models as data, and the walk through one block by block."""

@@ -1,0 +1,168 @@
+"""A model's modules without its weights: transformers' own classes, into which weights are put block by block."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import transformers
+from accelerate import init_empty_weights
+from torch import Tensor, nn
+from transformers.initialization import no_init_weights
+
+from saffron_api.failures import Failure, FailureReason, StageError, subject_of
+from saffron_quantizer.models.architectures import Architecture, find_architecture
+from saffron_quantizer.models.int8_linear import Int8Linear
+
+
+class WeightSource(Protocol):
+    """Something that has a model's tensors by name."""
+
+    folder: Path
+    config: dict[str, Any]
+
+    def read(self, name: str) -> Tensor:
+        """Read one tensor, checked."""
+        ...
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a tensor."""
+        ...
+
+
+class Skeleton:
+    """The modules of one model. Parameters are on torch's meta device until loaded; buffers are real."""
+
+    def __init__(self, source: WeightSource, dtype: torch.dtype, *, int8: bool) -> None:
+        """Build the modules.
+
+        Args:
+            source: where config and weights are.
+            dtype: what is computed in; parameters are converted to it.
+            int8: whether the blocks' linears are W8A8.
+
+        Raises:
+            StageError: `ARCHITECTURE_UNSUPPORTED` if no row of our table fits config.json; `MODEL_MALFORMED` if
+                transformers can't make sense of it.
+        """
+        self.architecture = architecture_of(source.config)
+        self.dtype = dtype
+        self._source = source
+        try:
+            config = transformers.AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
+            with no_init_weights(), init_empty_weights(include_buffers=False):
+                self.model = transformers.AutoModelForCausalLM.from_config(
+                    config, dtype=dtype, attn_implementation="sdpa"
+                )
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise StageError(Failure(reason=FailureReason.MODEL_MALFORMED, subject="config.json")) from error
+        self.config = config
+        self.model.eval()
+        self.blocks: nn.ModuleList = self.model.get_submodule(self.architecture.blocks)
+        if int8:
+            for block in self.blocks:
+                for name in self.architecture.linears:
+                    _replace_by_int8(block, name)
+
+    def load_block(self, index: int) -> nn.Module:
+        """Put a block's weights into its modules and return it. `unload` gives the memory back."""
+        return self._load(self.blocks[index], self.architecture.block(index))
+
+    def load_embedding(self) -> nn.Module:
+        """Put its weights into the token embedding and return it."""
+        return self._load(self.model.get_submodule(self.architecture.embedding), self.architecture.embedding)
+
+    def load_final_norm(self) -> nn.Module:
+        """Put its weights into the norm after the last block and return it."""
+        return self._load(self.model.get_submodule(self.architecture.final_norm), self.architecture.final_norm)
+
+    def read_head(self) -> Tensor:
+        """Read the output projection, [vocabulary, hidden]: its own, or the embedding where they are tied."""
+        tied = not self._source.has(f"{self.architecture.head}.weight") and self.config.tie_word_embeddings
+        name = self.architecture.embedding if tied else self.architecture.head
+        return self._source.read(f"{name}.weight").to(self.dtype)
+
+    def _load(self, module: nn.Module, prefix: str) -> nn.Module:
+        """Read each parameter of a module by its name in the checkpoint."""
+        state = {}
+        for name, parameter in module.named_parameters():
+            tensor = self._source.read(f"{prefix}.{name}")
+            if tensor.shape != parameter.shape:
+                raise StageError(
+                    Failure(reason=FailureReason.MODEL_MALFORMED, subject=subject_of(f"tensor {prefix}.{name}"))
+                )
+            exact = name.endswith("weight_scale") or not tensor.is_floating_point()
+            state[name] = tensor if exact else tensor.to(self.dtype)
+        module.load_state_dict(state, strict=False, assign=True)
+        return module.requires_grad_(requires_grad=False)
+
+
+def unload(module: nn.Module) -> None:
+    """Give back the memory of a module's parameters; its buffers stay."""
+    for owner in module.modules():
+        for name, parameter in owner.named_parameters(recurse=False):
+            setattr(owner, name, nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False))
+
+
+def architecture_of(config: dict[str, Any]) -> Architecture:
+    """The row of our table for a config.json.
+
+    Raises:
+        StageError: `ARCHITECTURE_UNSUPPORTED`.
+    """
+    names = config.get("architectures") or ["(none)"]
+    found = find_architecture(str(names[0]), str(config.get("model_type")))
+    if found is None:
+        subject = subject_of(f"{names[0]} ({config.get('model_type')})")
+        raise StageError(Failure(reason=FailureReason.ARCHITECTURE_UNSUPPORTED, subject=subject))
+    return found
+
+
+@dataclass(frozen=True)
+class BlockInputs:
+    """What a block is called with besides hidden states.
+
+    Attributes:
+        keywords: attention mask, rotary embedding and the rest, for one row; they broadcast over a batch.
+    """
+
+    keywords: dict[str, Any]
+
+
+class _Recorder(nn.Module):
+    """Stands where a block was and keeps what it is called with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keywords: dict[str, Any] = {}
+
+    def forward(self, hidden: Tensor, **keywords: Any) -> Tensor:  # noqa: ANN401 - whatever transformers passes
+        """Keep the keywords, and change nothing."""
+        self.keywords = keywords
+        return hidden
+
+
+def block_inputs(skeleton: Skeleton, length: int) -> list[BlockInputs]:
+    """What each block is called with for sequences of a length.
+
+    Masks (sliding in some layers, full in others) and rotary embeddings are transformers' own: its forward runs with
+    recorders in the place of the blocks.
+    """
+    inner = skeleton.model.get_submodule(skeleton.architecture.blocks.rpartition(".")[0])
+    recorders = [_Recorder() for _ in skeleton.blocks]
+    norm = inner.norm
+    inner.layers, inner.norm = nn.ModuleList(recorders), nn.Identity()
+    try:
+        inner(inputs_embeds=torch.zeros(1, length, skeleton.config.hidden_size, dtype=skeleton.dtype), use_cache=False)
+    finally:
+        inner.layers, inner.norm = skeleton.blocks, norm
+    return [BlockInputs(recorder.keywords) for recorder in recorders]
+
+
+def _replace_by_int8(block: nn.Module, name: str) -> None:
+    parent, _, leaf = name.rpartition(".")
+    linear = block.get_submodule(name)
+    if not isinstance(linear, nn.Linear):
+        raise TypeError(f"{name} is no linear layer; the table of architectures is wrong")
+    replacement = Int8Linear(linear.in_features, linear.out_features, bias=linear.bias is not None)
+    setattr(block.get_submodule(parent), leaf, replacement)

@@ -1,0 +1,99 @@
+"""A causal language model walked block by block: memory holds one block and the activations, never the model."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from saffron_quantizer.checkpoint.source import open_source
+from saffron_quantizer.models.batches import Batch, make_batches
+from saffron_quantizer.models.compute import compute_dtype
+from saffron_quantizer.models.skeleton import BlockInputs, Skeleton, block_inputs, unload
+
+
+class ModelStream:
+    """An original, or a checkpoint that we wrote."""
+
+    def __init__(self, skeleton: Skeleton) -> None:
+        self._skeleton = skeleton
+        self._head: Tensor | None = None
+        self._inputs: dict[int, list[BlockInputs]] = {}
+        self.n_blocks = len(skeleton.blocks)
+        self.vocab_size: int = skeleton.config.vocab_size
+        self.hidden_size: int = skeleton.config.hidden_size
+
+    @staticmethod
+    def open(folder: Path, *, dtype: torch.dtype | None = None) -> "ModelStream":
+        """Open a model folder.
+
+        A quantized one is computed from its stored codes and scales, and W8A8 rounds the activations as engines do.
+
+        Args:
+            folder: config.json and safetensors.
+            dtype: what is computed in; by default what `compute_dtype` says for the stored type.
+
+        Raises:
+            StageError: the folder is missing, unsafe, incomplete, malformed or of an unknown architecture.
+        """
+        source = open_source(folder)
+        return ModelStream(Skeleton(source, dtype or compute_dtype(source.stored_dtype), int8=source.int8_activations))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What is computed in."""
+        return self._skeleton.dtype
+
+    @torch.no_grad()
+    def final_hidden(
+        self, sequences: Sequence[Tensor], *, on_block: Callable[[int, int], None] | None = None
+    ) -> list[Tensor]:
+        """The hidden states after the final norm.
+
+        Args:
+            sequences: 1-D int64 token ids, any lengths.
+            on_block: called with (blocks done, blocks) after each block.
+
+        Returns:
+            For each sequence [T, hidden] in the compute type.
+        """
+        batches = make_batches(sequences)
+        states = self.embed(batches)
+        for index in range(self.n_blocks):
+            block = self._skeleton.load_block(index)
+            for number, batch in enumerate(batches):
+                states[number] = block(states[number], **self.inputs(index, batch))
+            unload(block)
+            if on_block is not None:
+                on_block(index + 1, self.n_blocks)
+        norm = self._skeleton.load_final_norm()
+        final: list[Tensor] = [torch.empty(0)] * len(sequences)
+        for batch, state in zip(batches, states, strict=True):
+            for row, (position, length) in enumerate(zip(batch.positions, batch.lengths, strict=True)):
+                final[position] = norm(state[row, :length])
+        unload(norm)
+        return final
+
+    @torch.no_grad()
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits of final hidden states, [N, hidden] -> [N, vocabulary] float32, capped if the model caps them."""
+        if self._head is None:
+            self._head = self._skeleton.read_head()
+        logits = (hidden.to(self.dtype) @ self._head.T).float()
+        cap = getattr(self._skeleton.config, "final_logit_softcapping", None)
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
+    @torch.no_grad()
+    def embed(self, batches: Sequence[Batch]) -> list[Tensor]:
+        """The hidden states before the first block, [rows, padded length, hidden] a batch."""
+        embedding = self._skeleton.load_embedding()
+        states: list[Tensor] = [embedding(batch.tokens) for batch in batches]
+        unload(embedding)
+        return states
+
+    def inputs(self, index: int, batch: Batch) -> dict[str, object]:
+        """What block `index` is called with besides a batch's hidden states."""
+        length = batch.tokens.shape[1]
+        if length not in self._inputs:
+            self._inputs[length] = block_inputs(self._skeleton, length)
+        return self._inputs[length][index].keywords
