@@ -174,6 +174,9 @@ def controller_manager_options(layout: Layout, *, with_nodes: bool) -> tuple[str
         f"--root-ca-file={layout.credential('ca.crt')}",
         f"--controllers={controllers}",
         "--use-service-account-credentials=true",
+        # The default of 20 calls a second is what many Jobs and Deployments at once would wait for.
+        "--kube-api-qps=300",
+        "--kube-api-burst=600",
         "--leader-elect=false",
         "--profiling=false",
     )
