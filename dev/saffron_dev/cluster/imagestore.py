@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +26,12 @@ _SECONDS_BETWEEN_LINES = 20
 def ctr(binary: Path, *arguments: str) -> list[str]:
     """Return the command line of containerd's client for the kubelet's images."""
     return [str(binary), "--address", str(CONTAINERD_SOCKET), "--namespace", "k8s.io", *arguments]
+
+
+def import_command(binary: Path) -> list[str]:
+    """Return the command line that imports an archive on standard input and keeps its layers once, unpacked."""
+    # Without the last option every layer stays on the disk a second time, as it was packed.
+    return ctr(binary, "images", "import", "--local", "--discard-unpacked-layers", "-")
 
 
 def archive_of_one_program(program: Path, image: str) -> bytes:
@@ -54,8 +61,8 @@ def _tar(files: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def load(source: str, importer: list[str], *, install: bool) -> str:
-    """Load an image into the cluster; returns what the importer printed.
+def load(source: str, importer: list[str], *, install: bool) -> None:
+    """Load an image into the cluster.
 
     Args:
         source: A tar file (docker-archive or OCI), `-` for such a tar on standard input, or the name of an image that
@@ -66,19 +73,27 @@ def load(source: str, importer: list[str], *, install: bool) -> str:
     Raises:
         DevError: There is no such image, or it can't be read or imported.
     """
-    with _opened(source, install=install) as stream:
-        process = subprocess.Popen(importer, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        if process.stdin is None or process.stdout is None:
-            raise TypeError("started without pipes")
+    begun = time.monotonic()
+    with _opened(source, install=install) as stream, tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(importer, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors)
+        if process.stdin is None:
+            raise TypeError("started without a pipe")
         try:
-            _copy(stream, process.stdin, _told(f"Loading {source}"))
+            copied = _copy(stream, process.stdin, _told(f"Loading {source}"))
             process.stdin.close()
-        except BrokenPipeError:  # it ended early, and its output says why
-            pass
-        output = process.stdout.read().decode(errors="replace")
+        except BrokenPipeError as error:  # it ended early, and says why
+            process.wait()
+            raise DevError(f"{source} could not be loaded into the cluster: {_text(errors)}") from error
         if process.wait() != 0:
-            raise DevError(f"{source} could not be loaded into the cluster: {output.strip()}")
-    return output
+            raise DevError(f"{source} could not be loaded into the cluster: {_text(errors)}")
+    say(f"Loading {source} ({copied / _MEGABYTE:.0f} MB): {time.monotonic() - begun:.0f} s")
+
+
+def _text(file: IO[bytes]) -> str:
+    """Return what the importer said, without its warnings."""
+    file.seek(0)
+    lines = file.read().decode(errors="replace").splitlines()
+    return "\n".join(line for line in lines if "level=warning" not in line)
 
 
 @contextmanager
@@ -99,7 +114,11 @@ def _pushed_by_buildah(image: str, *, install: bool) -> Iterator[IO[bytes]]:
     if "/" not in image:
         raise DevError(f"{image} is no file, and an image's name is complete, such as localhost/{image}.")
     require_tools(IMAGE_TOOLS, install=install)
-    command = [str(find_program("buildah")), "push", "--quiet", image, f"docker-archive:/dev/stdout:{image}"]
+    buildah = str(find_program("buildah"))
+    known = subprocess.run([buildah, "inspect", "--type=image", image], capture_output=True, check=False)
+    if known.returncode != 0:
+        raise DevError(f"{image} is no file, and buildah has no image of that name either (`buildah images`).")
+    command = [buildah, "push", "--quiet", image, f"docker-archive:/dev/stdout:{image}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         if process.stdout is None or process.stderr is None:
             raise TypeError("started without pipes")
@@ -110,12 +129,13 @@ def _pushed_by_buildah(image: str, *, install: bool) -> Iterator[IO[bytes]]:
             raise DevError(f"buildah could not give out {image}: {errors.strip()}")
 
 
-def _copy(source: IO[bytes], target: IO[bytes], told: Callable[[int], None]) -> None:
+def _copy(source: IO[bytes], target: IO[bytes], told: Callable[[int], None]) -> int:
     copied = 0
     while chunk := source.read(_CHUNK):
         target.write(chunk)
         copied += len(chunk)
         told(copied)
+    return copied
 
 
 def _told(label: str) -> Callable[[int], None]:

@@ -15,7 +15,7 @@ from typing import IO, NoReturn
 
 from saffron_dev import components, pki
 from saffron_dev.binaries import ADDONS, CONTAINERD, KUBERNETES, binaries
-from saffron_dev.cluster import cgroups, render, requirements, settings
+from saffron_dev.cluster import cgroups, imagestore, render, requirements, settings
 from saffron_dev.cluster.node import NodePlan
 from saffron_dev.cluster.requirements import SEARCH_PATH, find_program
 from saffron_dev.cluster.settings import Folders
@@ -128,12 +128,30 @@ def init_process(process: int) -> int | None:
     return int(children[0]) if children else None
 
 
-def inside(folders: Folders) -> list[str]:
-    """Return the beginning of a command line that runs its rest where the cluster's mounts are.
+def importer(folders: Folders) -> list[str]:
+    """Return the command that imports an archive on standard input as an image for the kubelet.
 
     Raises:
         DevError: No cluster runs.
     """
+    return [*_inside(folders), *imagestore.import_command(binaries("ctr")["ctr"])]
+
+
+def stored_images(folders: Folders) -> list[str]:
+    """Return the names of the images that the kubelet can start.
+
+    Raises:
+        DevError: No cluster runs, or its image store does not answer.
+    """
+    command = [*_inside(folders), *imagestore.ctr(binaries("ctr")["ctr"], "images", "list", "--quiet")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise DevError(f"The cluster's image store does not answer: {done.stderr.strip()}")
+    return done.stdout.split()
+
+
+def _inside(folders: Folders) -> list[str]:
+    """Return the beginning of a command line that runs its rest where containerd's socket can be seen."""
     process = running_process(folders)
     init = init_process(process) if process is not None else None
     if init is None:

@@ -161,7 +161,7 @@ def _import_pause_image(group: Group, binaries: dict[str, Path]) -> None:
     _wait(group, "containerd to answer", lambda: _succeeds(imagestore.ctr(binaries["ctr"], "version")))
     archive = imagestore.archive_of_one_program(binaries["pause"], settings.PAUSE_IMAGE)
     done = subprocess.run(
-        imagestore.ctr(binaries["ctr"], "images", "import", "-"),
+        imagestore.import_command(binaries["ctr"]),
         input=archive,
         capture_output=True,
         check=False,
