@@ -27,6 +27,7 @@ from saffron_dev.supervise import die_with_parent
 # An empty cluster's images, etcd and logs; the images that are loaded come on top and are checked when built.
 _UP_GIGABYTES = 2
 _DOWN_SECONDS = 60
+_LINK_SECONDS = 5
 
 _USERS = {
     "kubelet": (f"system:node:{settings.NODE_NAME}", ("system:nodes",)),
@@ -62,14 +63,15 @@ def up(folders: Folders, *, install: bool, foreground: bool) -> None:
         say(f"The cluster is already up: export KUBECONFIG={folders.kubeconfig}")
         return
     requirements.require_tools(requirements.CLUSTER_TOOLS, install=install)
+    _wait_for_end_of_link()
+    requirements.require_free_addresses()
     programs = binaries(*KUBERNETES.programs, *CONTAINERD.programs, *ADDONS.programs)
     require_free_space(folders.root, _UP_GIGABYTES, "to run an empty cluster")
     requirements.require_plain_disk(folders.root)
-    cgroups.remove()  # a cluster that was killed could not do it
-    requirements.require_free_addresses()
     begun = time.monotonic()
-    _prepare(folders)
     with _locked(folders) as lock:
+        cgroups.remove()  # a cluster that was killed could not do it
+        _prepare(folders)
         process = _spawn(folders, programs, lock, dies_with_us=foreground)
     try:
         _follow(process, folders)
@@ -97,7 +99,9 @@ def down(folders: Folders) -> bool:
             if time.monotonic() > deadline:
                 _signal(process, signal.SIGKILL)
             time.sleep(0.1)
-    cgroups.remove()
+    _wait_for_end_of_link()
+    if not _link_exists():  # else another user's cluster runs, and the folders are its
+        cgroups.remove()
     return process is not None
 
 
@@ -112,11 +116,13 @@ def running_process(folders: Folders) -> int | None:
     if not folders.lock.exists():
         return None
     with folders.lock.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return int(file.read())
-    return None
+        locked = not _try_lock(file, fcntl.LOCK_SH)
+        content = file.read()
+    if not locked:
+        return None
+    if not content:
+        raise DevError("The cluster is just being started; try again in a moment.")
+    return int(content)
 
 
 def init_process(process: int) -> int | None:
@@ -147,7 +153,7 @@ def stored_images(folders: Folders) -> list[str]:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise DevError(f"The cluster's image store does not answer: {done.stderr.strip()}")
-    return done.stdout.split()
+    return [name for name in done.stdout.split() if not name.startswith("sha256:")]
 
 
 def _inside(folders: Folders) -> list[str]:
@@ -187,11 +193,18 @@ def _prepare(folders: Folders) -> None:
 def _locked(folders: Folders) -> Iterator[IO[str]]:
     """Hold the lock; whoever inherits the open file goes on holding it."""
     with folders.lock.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DevError("Another `saffron-dev up` is at work; wait for it, or run `saffron-dev down`.") from None
+        if not _try_lock(file, fcntl.LOCK_EX):
+            raise DevError("Another `saffron-dev up` is at work; wait for it.")
+        file.truncate(0)
         yield file
+
+
+def _try_lock(file: IO[str], kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _spawn(
@@ -220,7 +233,6 @@ def _spawn(
             pass_fds=[lock.fileno()],
             preexec_fn=die_with_parent if dies_with_us else None,  # noqa: PLW1509 - the command line has one thread
         )
-    lock.truncate(0)
     lock.write(str(process.pid))
     lock.flush()
     return process
@@ -265,6 +277,17 @@ def _connect(process: int) -> None:
             raise DevError(f"`ip {' '.join(command)}` failed: {done.stderr.strip()}")
 
 
+def _link_exists() -> bool:
+    return (Path("/sys/class/net") / settings.HOST_LINK).exists()
+
+
+def _wait_for_end_of_link() -> None:
+    """Give the kernel the moment that it takes to remove the link after the last process has ended."""
+    deadline = time.monotonic() + _LINK_SECONDS
+    while _link_exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
 def _stay(process: "subprocess.Popen[str]", folders: Folders) -> None:
     """Wait for the cluster's end, or bring it about when we are asked to end."""
 
@@ -274,17 +297,22 @@ def _stay(process: "subprocess.Popen[str]", folders: Folders) -> None:
     signal.signal(signal.SIGTERM, stop)
     say("Ctrl-C ends it.")
     try:
-        process.wait()
+        last_words = process.stdout.read() if process.stdout is not None else ""
     except KeyboardInterrupt:
         say("Ending the cluster.")
         down(folders)
         return
-    cgroups.remove()
-    raise DevError(f"The cluster ended by itself. Its logs are in {folders.log}.")
+    process.wait()
+    down(folders)
+    reason = json.loads(last_words)["failed"] if last_words else f"Its logs are in {folders.log}."
+    raise DevError(f"The cluster ended by itself. {reason}")
 
 
 def _signal(process: int, number: signal.Signals) -> None:
+    """Send a signal to one of the cluster's two first processes, if it is still that."""
     try:
-        os.kill(process, number)
-    except ProcessLookupError:  # it has just ended, which is what we want
+        is_ours = b"saffron_dev.cluster.node" in Path(f"/proc/{process}/cmdline").read_bytes()
+        if is_ours:
+            os.kill(process, number)
+    except (FileNotFoundError, ProcessLookupError):  # it has just ended, which is what we want
         return
