@@ -20,8 +20,9 @@ def create(root: Path = _ROOT) -> None:
         folder.mkdir(exist_ok=True)
         # A new cpuset of version 1 has no CPU and no memory node, and nothing could run in it.
         for name in ("cpuset.cpus", "cpuset.mems"):
-            if hierarchy.name == "cpuset" and not (folder / name).read_text().strip():
-                (folder / name).write_text((hierarchy / name).read_text())
+            parent, own = hierarchy / name, folder / name
+            if parent.exists() and own.exists() and not own.read_text().strip():
+                own.write_text(parent.read_text())
 
 
 def remove(root: Path = _ROOT) -> None:
