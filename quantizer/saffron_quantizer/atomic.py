@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
@@ -20,14 +21,27 @@ def write_file(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         StageError: `STORAGE_FULL` with the bytes that are needed and free; the temporary file is removed.
         OSError: any other trouble of the file system.
     """
+    write_chunks(path, [data], mode=mode)
+
+
+def write_chunks(path: Path, chunks: Iterable[bytes | memoryview], *, mode: int = 0o644) -> None:
+    """Write a file's pieces one after the other, so that it is there whole or not at all.
+
+    Raises:
+        StageError: `STORAGE_FULL` with the bytes that are needed so far and free; the temporary file is removed.
+        OSError: any other trouble of the file system.
+    """
     temporary = path.with_name(f".{path.name}.partial")
+    written = 0
     try:
         # Made anew, since the mode of a left-over file would stay what it was.
         temporary.unlink(missing_ok=True)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(descriptor, mode)
-            file.write(data)
+            for chunk in chunks:
+                written += len(chunk)
+                file.write(chunk)
             file.flush()
             os.fsync(descriptor)
         temporary.rename(path)
@@ -35,7 +49,7 @@ def write_file(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         if error.errno in _FULL:
-            raise storage_full(path.parent, need=len(data)) from error
+            raise storage_full(path.parent, need=written) from error
         raise
 
 

@@ -4,7 +4,7 @@ W4A16 is `pack-quantized`: 4-bit codes, eight a 32-bit word along the input, the
 W8A8 is `int-quantized`: int8 codes as they are. Engines read the scales in the types given here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any
 
@@ -30,6 +30,8 @@ FORMAT_OF_SCHEME: dict[Scheme, StoredFormat] = {
     Scheme.W4A16: StoredFormat.PACK_QUANTIZED,
     Scheme.W8A8: StoredFormat.INT_QUANTIZED,
 }
+
+WEIGHT_BITS: dict[Scheme, int] = {Scheme.W4A16: 4, Scheme.W8A8: 8}
 
 
 def pack(codes: Tensor) -> Tensor:
@@ -66,6 +68,33 @@ def stored_tensors(scheme: Scheme, weight: str, codes: Tensor, scale: Tensor) ->
             f"{weight}_shape": torch.tensor(codes.shape, dtype=torch.int64),
         }
     return {weight: codes, f"{weight}_scale": scale}
+
+
+def dequantize(scheme: Scheme, weight: str, read: Callable[[str], Tensor]) -> Tensor:
+    """The weight that stored tensors stand for: code times scale, rounded to the scale's type as engines do.
+
+    Args:
+        scheme: W4A16 or W8A8.
+        weight: the weight's name, which ends in ".weight".
+        read: gives a stored tensor by name.
+
+    Returns:
+        [O, I] in the scale's type.
+
+    Raises:
+        StageError: `MODEL_MALFORMED` if the tensors' shapes do not fit each other.
+    """
+    scale = read(f"{weight}_scale")  # [O, G]
+    if FORMAT_OF_SCHEME[scheme] is StoredFormat.PACK_QUANTIZED:
+        rows, columns = read(f"{weight}_shape").tolist()
+        codes = unpack(read(f"{weight}_packed"), columns)
+    else:
+        codes = read(weight)
+        rows, columns = codes.shape
+    if codes.shape != (rows, columns) or scale.shape[0] != rows or columns % scale.shape[1]:
+        raise StageError(Failure(reason=FailureReason.MODEL_MALFORMED, subject=subject_of(f"tensor {weight}")))
+    values = codes.float().reshape(rows, scale.shape[1], -1) * scale.float()[:, :, None]
+    return values.reshape(rows, columns).to(scale.dtype)
 
 
 def scale_dtype(scheme: Scheme, model: torch.dtype) -> torch.dtype:
@@ -130,8 +159,8 @@ def quantization_config(spec: CandidateSpec, head: str) -> dict[str, Any]:
     }
 
 
-def format_of(config: Mapping[str, Any]) -> StoredFormat | None:
-    """How a config.json says that the weights are stored; None if they are not quantized.
+def scheme_of(config: Mapping[str, Any]) -> Scheme | None:
+    """The scheme that a config.json says of the weights; None if they are not quantized.
 
     Raises:
         StageError: `ARCHITECTURE_UNSUPPORTED` if they are quantized in a way that we do not write.
@@ -143,7 +172,7 @@ def format_of(config: Mapping[str, Any]) -> StoredFormat | None:
         for size in (32, 64, 128) if stored is StoredFormat.PACK_QUANTIZED else (None,):
             spec = CandidateSpec.model_validate({"method": "RTN", "scheme": scheme, "group_size": size})
             if found == quantization_config(spec, "lm_head"):
-                return stored
+                return scheme
     method = found.get("quant_method") if isinstance(found, dict) else found
     subject = subject_of(f"of an already quantized model ({method})")
     raise StageError(Failure(reason=FailureReason.ARCHITECTURE_UNSUPPORTED, subject=subject))

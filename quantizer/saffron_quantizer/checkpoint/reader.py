@@ -43,10 +43,6 @@ class CheckpointReader:
             raise StageError(Failure(reason=FailureReason.MODEL_NOT_FINITE, subject=subject_of(name)))
         return tensor
 
-    def has(self, name: str) -> bool:
-        """Whether there is a tensor of that name."""
-        return name in self.entries
-
     def entry(self, name: str) -> TensorEntry:
         """Where a tensor lies.
 

@@ -25,10 +25,6 @@ class WeightSource(Protocol):
         """Read one tensor, checked."""
         ...
 
-    def has(self, name: str) -> bool:
-        """Whether there is such a tensor."""
-        ...
-
 
 class Skeleton:
     """The modules of one model. Parameters are on torch's meta device until loaded; buffers are real."""
@@ -78,8 +74,7 @@ class Skeleton:
 
     def read_head(self) -> Tensor:
         """Read the output projection, [vocabulary, hidden]: its own, or the embedding where they are tied."""
-        tied = not self._source.has(f"{self.architecture.head}.weight") and self.config.tie_word_embeddings
-        name = self.architecture.embedding if tied else self.architecture.head
+        name = self.architecture.embedding if self.config.tie_word_embeddings else self.architecture.head
         return self._source.read(f"{name}.weight").to(self.dtype)
 
     def _load(self, module: nn.Module, prefix: str) -> nn.Module:
