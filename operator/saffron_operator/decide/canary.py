@@ -1,0 +1,202 @@
+"""The canary's steps: a share of the requests each, for a pause or until a person agrees."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+from saffron_api.quantized_model import Approval, RolloutStatus, SelectedStatus
+from saffron_api.scalars import duration
+from saffron_operator import reasons
+from saffron_operator.decide.inputs import Kind, Standing, clip
+from saffron_operator.decide.promotion import begin_promotion, undo
+from saffron_operator.decide.scene import Scene, Step
+from saffron_operator.decide.weights import NOTICED, canary_replicas, share
+from saffron_operator.decision import Action, ApplyCanary, Event, EventType
+from saffron_operator.manifests.canary import build
+from saffron_operator.names import PROMOTE_ANNOTATION, canary_name
+
+_PHASE = "Canary"
+
+
+def begin(scene: Scene, goal: SelectedStatus) -> Scene:
+    """Return the scene with a roll-out begun, at its first step."""
+    promoted = scene.memory.promoted
+    before = promoted.checkpoint_digest if promoted and scene.serves(promoted.checkpoint_digest) else None
+    rollout = RolloutStatus(
+        target_uid=scene.target.uid,
+        container=scene.settings.target_ref.container,
+        model_path=scene.facts.model_path,
+        run_id=scene.inputs.run.id,
+        candidate=goal.name,
+        checkpoint_digest=goal.checkpoint_digest,
+        step=0,
+        step_entered_at=scene.inputs.now,
+        desired_weight=scene.settings.steps[0].weight,
+        actual_weight=0,
+        previous_digest=before,
+    )
+    return replace(scene, memory=replace(scene.memory, rollout=rollout))
+
+
+def go_on(scene: Scene, rollout: RolloutStatus) -> Step:
+    """Return what a roll-out does in its step."""
+    if rollout.step >= len(scene.settings.steps):
+        return begin_promotion(scene, rollout)  # the spec lost the steps that were left
+    if scene.canary is not None and scene.canary.deleting:
+        return _starting(scene, _not_serving(scene, rollout), "an earlier canary is removed")
+    weight = scene.settings.steps[rollout.step].weight
+    # A target that lost its last ready pod meanwhile does not end the step.
+    replicas = canary_replicas(max(scene.target.ready, 1), weight, scene.settings.max_extra_replicas)
+    rollout = rollout.model_copy(update={"desired_weight": weight})
+    if _is_other(scene, rollout):
+        # The target's own template changed, or somebody removed the canary: the step starts over.
+        rollout = _waiting_anew(scene, rollout)
+    if _ready(scene, rollout, replicas):
+        return _serving(scene, rollout)
+    rollout = _not_serving(scene, rollout)
+    right = scene.canary is not None and not _is_other(scene, rollout) and scene.canary.replicas == replicas
+    step = _starting(scene, rollout, _trouble(scene) if right else f"{replicas} canary pods are started")
+    if right or step.memory.why_rejected(rollout.checkpoint_digest) is not None:
+        return step
+    return replace(step, actions=(_apply(scene, rollout, replicas),))
+
+
+def _is_other(scene: Scene, rollout: RolloutStatus) -> bool:
+    """Return whether a canary that was there at the step's begin is not, or not of this checkpoint and template."""
+    canary = scene.canary
+    if canary is None:
+        return rollout.step_started_at is not None
+    return canary.digest != rollout.checkpoint_digest or canary.template_hash != scene.facts.template_hash
+
+
+def _ready(scene: Scene, rollout: RolloutStatus, replicas: int) -> bool:
+    canary = scene.canary
+    return (
+        canary is not None
+        and not _is_other(scene, rollout)
+        and canary.current
+        and canary.replicas == canary.total == canary.updated == canary.ready == replicas
+    )
+
+
+def _waiting_anew(scene: Scene, rollout: RolloutStatus) -> RolloutStatus:
+    return rollout.model_copy(update={"step_entered_at": scene.inputs.now, "step_started_at": None})
+
+
+def _not_serving(scene: Scene, rollout: RolloutStatus) -> RolloutStatus:
+    """Return a roll-out whose canary is not ready: if it was, the step starts over."""
+    return rollout if rollout.step_started_at is None else _waiting_anew(scene, rollout)
+
+
+def _weighed(scene: Scene, rollout: RolloutStatus) -> RolloutStatus:
+    ready = scene.canary.ready if scene.canary is not None else 0
+    return rollout.model_copy(update={"actual_weight": share(ready, scene.target.ready)})
+
+
+def _apply(scene: Scene, rollout: RolloutStatus, replicas: int) -> Action:
+    manifest = build(
+        scene.inputs.observed.meta,
+        scene.facts,
+        scene.checkpoint(rollout),
+        target=scene.target.name,
+        container=scene.settings.target_ref.container,
+        replicas=replicas,
+        progress_deadline_seconds=scene.settings.progress_deadline_seconds,
+        uid=scene.canary.uid if scene.canary is not None else None,
+    )
+    return ApplyCanary(canary_name(scene.target.name), manifest, exists=scene.canary is not None)
+
+
+def _trouble(scene: Scene) -> str:
+    trouble = scene.canary.trouble if scene.canary is not None else None
+    if trouble is None:
+        return "its pods are not ready yet"
+    return f"{trouble.reason}: {trouble.message}" if trouble.message else trouble.reason
+
+
+def _starting(scene: Scene, rollout: RolloutStatus, what: str) -> Step:
+    """Return the step of a canary that is not ready: it waits, or has waited for too long."""
+    deadline = rollout.step_entered_at + timedelta(seconds=scene.settings.progress_deadline_seconds)
+    memory = replace(scene.memory, rollout=_weighed(scene, rollout))
+    if scene.inputs.now >= deadline:
+        message = (
+            f"The canary of {rollout.candidate} was not ready within {scene.settings.progress_deadline_seconds} s "
+            f"({_trouble(scene)}) and was removed; the target serves what it served before."
+        )
+        memory = memory.reject(rollout.checkpoint_digest, reasons.CANARY_NOT_READY, message, scene.inputs.now)
+        return undo(replace(scene, memory=memory), rollout)
+    standing = Standing(
+        Kind.WORKING,
+        reasons.CANARY_STARTING,
+        clip(f"{_title(scene, rollout)}: {what}"),
+        _PHASE,
+    )
+    return Step(standing, memory, revisit=deadline)
+
+
+def _title(scene: Scene, rollout: RolloutStatus) -> str:
+    steps = scene.settings.steps
+    return f"{rollout.candidate}, step {rollout.step + 1} of {len(steps)} ({rollout.desired_weight} %)"
+
+
+def _serving(scene: Scene, rollout: RolloutStatus) -> Step:
+    """Return the step of a canary that is ready: it serves until its pause is over and a person agrees."""
+    now, setting = scene.inputs.now, scene.settings.steps[rollout.step]
+    events: tuple[Event, ...] = ()
+    rollout = _weighed(scene, rollout)
+    if rollout.step_started_at is None:
+        rollout = rollout.model_copy(update={"step_started_at": now})
+        events = _step_events(scene, rollout)
+    memory = replace(scene.memory, rollout=rollout)
+    until = (rollout.step_started_at or now) + (duration(setting.pause) if setting.pause else timedelta())
+    if now < until:
+        standing = Standing(
+            Kind.WORKING,
+            reasons.CANARY_PAUSED,
+            f"{_title(scene, rollout)}: serves until {until.isoformat()}",
+            _PHASE,
+        )
+        return Step(standing, memory, events=events, revisit=until)
+    if setting.approval is Approval.REQUIRED and not scene.inputs.asked(PROMOTE_ANNOTATION):
+        meta = scene.inputs.observed.meta
+        standing = Standing(
+            Kind.WAITING,
+            reasons.AWAITING_APPROVAL,
+            f"{_title(scene, rollout)}: waits for approval. To go on: kubectl annotate --overwrite "
+            f"-n {meta.namespace} qm/{meta.name} {PROMOTE_ANNOTATION}={scene.inputs.run.id}",
+            "AwaitingApproval",
+        )
+        return Step(standing, memory, events=events)
+    return _next(scene, rollout, events)
+
+
+def _next(scene: Scene, rollout: RolloutStatus, events: tuple[Event, ...]) -> Step:
+    """Return the step that writes down that the next one is in force; its acts follow in the next pass."""
+    following = rollout.step + 1
+    if following >= len(scene.settings.steps):
+        step = begin_promotion(scene, rollout)
+        return replace(step, events=(*events, *step.events))
+    entered = _waiting_anew(scene, rollout).model_copy(
+        update={"step": following, "desired_weight": scene.settings.steps[following].weight}
+    )
+    standing = Standing(Kind.WORKING, reasons.CANARY_STARTING, f"{_title(scene, entered)}: begins", _PHASE)
+    return Step(standing, replace(scene.memory, rollout=entered), events=events, revisit=scene.inputs.now)
+
+
+def _step_events(scene: Scene, rollout: RolloutStatus) -> tuple[Event, ...]:
+    found = [
+        Event(
+            EventType.NORMAL,
+            reasons.STEP_STARTED,
+            f"{_title(scene, rollout)}: the canary takes {rollout.actual_weight} % of the requests.",
+        )
+    ]
+    if abs(rollout.actual_weight - rollout.desired_weight) > NOTICED:
+        found.append(
+            Event(
+                EventType.WARNING,
+                reasons.WEIGHT_GAP,
+                f"{scene.target.ready} pods of the target and at most {scene.settings.max_extra_replicas} canary pods "
+                f"give {rollout.actual_weight} % where the step asks for {rollout.desired_weight} %.",
+            )
+        )
+    return tuple(found)

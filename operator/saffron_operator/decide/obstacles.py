@@ -1,0 +1,94 @@
+"""What keeps a QuantizedModel from its target. Looked at first: no Job is worth it while its target can't be used.
+
+Each rule is one function: it returns the reason and the sentence, or None. Each obstacle ends by itself once its cause
+is gone.
+"""
+
+from collections.abc import Callable
+
+from saffron_api.quantized_model import QuantizedModelSpec
+from saffron_operator import reasons
+from saffron_operator.decide.inputs import Kind, Standing, clip
+from saffron_operator.names import overlay_manager
+from saffron_operator.observed import Observed, TargetFacts, TargetProblem
+
+Found = tuple[str, str] | None
+
+
+def _claimed(observed: Observed, name: str) -> Found:
+    if observed.claimant is None:
+        return None
+    message = (
+        f"The Deployment {name} is the target of {observed.claimant}, which is older; delete one of the two, or name "
+        "another target."
+    )
+    return reasons.TARGET_CLAIMED, message
+
+
+def _missing(observed: Observed, name: str) -> Found:
+    if observed.target is not None:
+        return None
+    where = f"the namespace {observed.meta.namespace}"
+    return (
+        reasons.TARGET_NOT_FOUND,
+        f"There is no Deployment {name} in {where}; create it or correct spec.rollout.targetRef.",
+    )
+
+
+def _unsupported(observed: Observed, _: str) -> Found:
+    if observed.target is None or not isinstance(observed.target.facts, TargetProblem):
+        return None
+    return observed.target.facts.reason, observed.target.facts.message
+
+
+def _scaled(observed: Observed, name: str) -> Found:
+    if observed.target is None or observed.target.autoscaler is None:
+        return None
+    message = (
+        f"{observed.target.autoscaler} scales the Deployment {name}, and would take the canary's share for less load; "
+        "remove it during the roll-out."
+    )
+    return reasons.TARGET_UNSUPPORTED, message
+
+
+def _overlaid(observed: Observed, name: str) -> Found:
+    if observed.target is None or not isinstance(observed.target.facts, TargetFacts):
+        return None
+    overlay = observed.target.facts.overlay
+    if overlay is None or overlay.manager == overlay_manager(observed.meta.uid):
+        return None
+    message = (
+        f"The Deployment {name} serves a checkpoint of another QuantizedModel, maybe a deleted one ({overlay.manager} "
+        "holds volumes[saffron-checkpoint]); remove that volume, its volumeMount and the annotation "
+        "saffron.dev/checkpoint."
+    )
+    return reasons.TARGET_CONFLICT, message
+
+
+def _canary_taken(observed: Observed, _: str) -> Found:
+    canary = observed.canary
+    if canary is None or canary.owner_uid == observed.meta.uid:
+        return None
+    message = f"The Deployment {canary.name} exists and is not the canary of this QuantizedModel; delete or rename it."
+    return reasons.NAME_TAKEN, message
+
+
+_RULES: tuple[Callable[[Observed, str], Found], ...] = (
+    _claimed,  # before all else: the older one may well be what changes the target
+    _missing,
+    _unsupported,
+    _scaled,
+    _overlaid,
+    _canary_taken,
+)
+
+
+def obstacle(observed: Observed, spec: QuantizedModelSpec) -> Standing | None:
+    """Return the first thing that is in the way, or None."""
+    if spec.rollout is None:
+        return None
+    for rule in _RULES:
+        found = rule(observed, spec.rollout.target_ref.name)
+        if found is not None:
+            return Standing(Kind.STALLED, found[0], clip(found[1]), "Stalled")
+    return None
