@@ -155,12 +155,15 @@ async def _parts(settings: Settings, configuration: Configuration) -> AsyncItera
         cluster = await stack.enter_async_context(Cluster(configuration, before_write=lease.require))
         parts = _Parts(settings, configuration, cluster, lease)
         probes = health.health_application({"/healthz": parts.alive, "/readyz": parts.ready})
-        for application, port in (
-            (probes, settings.health_port),
-            (health.metrics_application(parts.metrics.registry), settings.metrics_port),
+        ports = {}
+        for what, application, port in (
+            ("health", probes, settings.health_port),
+            ("metrics", health.metrics_application(parts.metrics.registry), settings.metrics_port),
         ):
             runner = await health.serve(application, port)
             stack.push_async_callback(runner.cleanup)
+            ports[what] = runner.addresses[0][1]
+        log.info("listening", extra={"fields": ports})
         yield parts
 
 
