@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from saffron_dev import pki
 from saffron_dev.supervise import Program
@@ -50,14 +51,16 @@ class Layout:
 
 
 def write_credentials(
-    layout: Layout, hosts: Sequence[str], users: Mapping[str, tuple[str, tuple[str, ...]]] = _USERS
+    layout: Layout,
+    hosts: Sequence[str],
+    more_users: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType({}),
 ) -> pki.Pair:
     """Write all keys, certificates and kubeconfig files of a control plane; returns its authority.
 
     Args:
         layout: Where they go.
         hosts: Names and addresses under which the API server is reached.
-        users: Name of the kubeconfig -> user and groups.
+        more_users: Beside the control plane's own components: name of the kubeconfig -> user and groups.
     """
     authority = pki.new_authority("saffron-dev")
     server = pki.issue_server(authority, "kube-apiserver", hosts)
@@ -73,7 +76,7 @@ def write_credentials(
     }
     for name, content in files.items():
         pki.write_private(layout.credential(name), content)
-    for component, (user, groups) in {**_USERS, **users}.items():
+    for component, (user, groups) in {**_USERS, **more_users}.items():
         client = pki.issue_client(authority, user, groups)
         text = pki.kubeconfig(layout.server, authority.certificate, user, client)
         pki.write_private(layout.kubeconfig(component), text)
