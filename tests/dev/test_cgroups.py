@@ -20,11 +20,12 @@ def test_cgroup_folders_of_version_1_are_made_in_each_hierarchy_and_removed_with
     )
 
 
-def test_in_version_2_controllers_are_handed_down_to_the_one_folder(tmp_path: Path):
-    (tmp_path / "cgroup.controllers").write_text("cpu memory pids\n")
+def test_in_version_2_the_controller_that_is_not_handed_down_yet_is_handed_down_to_the_one_folder(tmp_path: Path):
+    (tmp_path / "cgroup.controllers").write_text("cpu memory pids rdma\n")
+    (tmp_path / "cgroup.subtree_control").write_text("cpu memory\n")
     cgroups.create(tmp_path)
     handed_down = (tmp_path / "cgroup.subtree_control").read_text()
     made = [path.name for path in tmp_path.iterdir() if path.is_dir()]
     cgroups.remove(tmp_path)
     left = [path.name for path in tmp_path.iterdir() if path.is_dir()]
-    assert (handed_down, made, left) == ("+cpu +memory +pids", [settings.CGROUP], [])
+    assert (handed_down, made, left) == ("+pids", [settings.CGROUP], [])

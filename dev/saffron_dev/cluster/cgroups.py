@@ -8,13 +8,17 @@ from saffron_dev.errors import DevError
 
 _ROOT = Path("/sys/fs/cgroup")
 _WAIT_SECONDS = 10
+_NEEDED = frozenset({"cpu", "cpuset", "hugetlb", "memory", "pids"})
+"""The controllers without which, where the machine has them, the kubelet takes its folder for missing."""
 
 
 def create(root: Path = _ROOT) -> None:
     """Make the cluster's folder in each hierarchy; the kubelet insists that it exists."""
-    if (root / "cgroup.controllers").exists():  # version 2: one hierarchy, and controllers are handed down by name
-        controllers = (root / "cgroup.controllers").read_text().split()
-        (root / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in controllers))
+    if _is_version_2(root):  # one hierarchy, in which controllers are handed down by name
+        offered = set((root / "cgroup.controllers").read_text().split())
+        handed_down = set((root / "cgroup.subtree_control").read_text().split())
+        for name in sorted(_NEEDED & offered - handed_down):
+            (root / "cgroup.subtree_control").write_text(f"+{name}")
     for hierarchy in _hierarchies(root):
         folder = hierarchy / CGROUP
         folder.mkdir(exist_ok=True)
@@ -42,9 +46,13 @@ def remove(root: Path = _ROOT) -> None:
                 time.sleep(0.1)
 
 
+def _is_version_2(root: Path) -> bool:
+    return (root / "cgroup.controllers").exists()
+
+
 def _hierarchies(root: Path) -> list[Path]:
     """Return the top folder of each hierarchy, without the symbolic links that are other names for some."""
-    if (root / "cgroup.controllers").exists():
+    if _is_version_2(root):
         return [root]
     return sorted(path for path in root.iterdir() if path.is_dir() and not path.is_symlink())
 
