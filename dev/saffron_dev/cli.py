@@ -9,6 +9,8 @@ from saffron_dev import images
 from saffron_dev.binaries import binaries
 from saffron_dev.cluster import imagestore, lifecycle, requirements
 from saffron_dev.cluster.settings import NODE_NAME, Folders, folders
+from saffron_dev.demo.settings import read_settings
+from saffron_dev.demo.tour import tour
 from saffron_dev.errors import DevError
 from saffron_dev.progress import say
 
@@ -42,6 +44,8 @@ def _parser() -> argparse.ArgumentParser:
     build = commands.add_parser("build", help="build images from the Dockerfile (root)")
     build.add_argument("target", nargs="+", choices=images.TARGETS, help="which of them")
     build.add_argument("--load", action="store_true", help="also load them into the cluster")
+    demo = commands.add_parser("demo", help="from kubectl apply to a promoted checkpoint (root, or KUBECONFIG)")
+    demo.add_argument("--keep", action="store_true", help="leave the cluster and all that is in it at the end")
     down = commands.add_parser("down", help="end it (root)")
     down.add_argument("--purge", action="store_true", help="also remove its objects, images, volumes and keys")
     return parser
@@ -61,6 +65,8 @@ def _run(options: argparse.Namespace) -> int:
             images.build(target)
             if options.load:
                 images.load(target, where)
+    elif options.command == "demo":
+        tour(read_settings(os.environ), keep=options.keep)
     elif options.command == "down":
         say("The cluster is down." if lifecycle.down(where) else "No cluster was up.")
         if options.purge:

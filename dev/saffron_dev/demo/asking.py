@@ -40,7 +40,7 @@ def asker(image: str, model: str) -> list[Manifest]:
         "name": ASKER,
         "image": image,
         "imagePullPolicy": "IfNotPresent",
-        "command": ["python", _SCRIPT, f"http://{TARGET}:{PORT}", model, _PAUSE_SECONDS],
+        "command": [*command(model), _PAUSE_SECONDS],
         "volumeMounts": [{"name": "client", "mountPath": str(Path(_SCRIPT).parent)}],
     }
     spec = pod_spec(container, [{"name": "client", "configMap": {"name": ASKER}}])
@@ -48,6 +48,11 @@ def asker(image: str, model: str) -> list[Manifest]:
     ending = {"restartPolicy": "Never", "terminationGracePeriodSeconds": 1}
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": ASKER}, "spec": {**spec, **ending}}
     return [script, pod]
+
+
+def command(model: str) -> list[str]:
+    """Return the command that asks once, inside the pod, and prints the answer."""
+    return ["python", _SCRIPT, f"http://{TARGET}:{PORT}", model]
 
 
 def answers(kubectl: Kubectl) -> list[Answer]:

@@ -1,9 +1,10 @@
 """A client that asks all the time, each time on a new connection and never twice. Runs in a pod, by itself.
 
-    python client.py URL MODEL SECONDS_BETWEEN
+    python client.py URL MODEL                    asks once and prints the answer
+    python client.py URL MODEL SECONDS_BETWEEN    asks until it is ended
 
-Prints one JSON line for each request: when it was asked, how long it took, and either who answered and what, or what
-went wrong.
+The latter prints one JSON line for each request: when it was asked, how long it took, and either who answered and
+what, or what went wrong.
 """
 
 import http.client
@@ -44,7 +45,7 @@ def ask(url: str, model: str) -> dict[str, object]:
     return {"by": answer.get("system_fingerprint"), "text": answer["choices"][0]["text"]}
 
 
-def main(url: str, model: str, pause: float) -> None:
+def ask_for_ever(url: str, model: str, pause: float) -> None:
     """Ask until the process is ended."""
     while True:
         asked, begun = time.time(), time.monotonic()
@@ -57,4 +58,7 @@ def main(url: str, model: str, pause: float) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], float(sys.argv[3]))
+    if len(sys.argv) > 3:  # noqa: PLR2004 - the third argument of the usage above
+        ask_for_ever(sys.argv[1], sys.argv[2], float(sys.argv[3]))
+    else:
+        print(ask(sys.argv[1], sys.argv[2])["text"])

@@ -52,5 +52,7 @@ class Kubectl:
 
     def items(self, kind: str, selector: str = "") -> list[dict[str, Any]]:
         """Return all objects of a kind that carry the labels."""
-        answer: list[dict[str, Any]] = json.loads(self.run("get", kind, f"--selector={selector}", "--output=json"))["items"]
+        answer: list[dict[str, Any]] = json.loads(self.run("get", kind, f"--selector={selector}", "--output=json"))[
+            "items"
+        ]
         return answer

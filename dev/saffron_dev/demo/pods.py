@@ -8,10 +8,10 @@ from saffron_dev.demo.kubectl import Manifest
 USER = 65532
 
 
-def namespace(name: str) -> Manifest:
+def namespace(name: str, labels: Mapping[str, str]) -> Manifest:
     """A namespace that refuses every pod that is not `restricted`."""
-    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+    every = {**labels, "pod-security.kubernetes.io/enforce": "restricted"}
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": every}}
 
 
 def pod_spec(container: Mapping[str, Any], volumes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """The three claims, and how the model and the data set get onto the first of them."""
 
-import io
-import json
 import subprocess
 import tarfile
 from pathlib import Path
@@ -14,8 +12,6 @@ MODELS = "models"
 CHECKPOINTS = "checkpoints"
 WORKSPACE = "saffron-work"
 LOADER = "loader"
-
-_MOUNTED = f"/{MODELS}"
 
 
 def claims(storage_class: str) -> list[Manifest]:
@@ -36,15 +32,19 @@ def claims(storage_class: str) -> list[Manifest]:
 
 
 def loader(image: str) -> Manifest:
-    """A pod that mounts the claim `models` and waits for files; it ends by itself after an hour."""
+    """A pod that puts files onto `models` and lists those on `checkpoints`; it ends by itself after two hours."""
     container = {
         "name": "loader",
         "image": image,
         "imagePullPolicy": "IfNotPresent",
-        "command": ["sleep", "3600"],
-        "volumeMounts": [{"name": MODELS, "mountPath": _MOUNTED}],
+        "command": ["sleep", "7200"],
+        "volumeMounts": [
+            {"name": MODELS, "mountPath": f"/{MODELS}"},
+            {"name": CHECKPOINTS, "mountPath": f"/{CHECKPOINTS}", "readOnly": True},
+        ],
     }
-    spec = {**pod_spec(container, [claim_volume(MODELS, read_only=False)]), "restartPolicy": "Never"}
+    volumes = [claim_volume(MODELS, read_only=False), claim_volume(CHECKPOINTS, read_only=True)]
+    spec = {**pod_spec(container, volumes), "restartPolicy": "Never"}
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -60,7 +60,7 @@ def put(kubectl: Kubectl, source: Path, name: str) -> None:
     Raises:
         DevError: The copy did not arrive whole.
     """
-    command = kubectl.command("exec", "--stdin", LOADER, "--", "tar", "--extract", f"--directory={_MOUNTED}")
+    command = kubectl.command("exec", "--stdin", LOADER, "--", "tar", "--extract", f"--directory=/{MODELS}")
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         stdin, stderr = process.stdin, process.stderr
         if stdin is None or stderr is None:
@@ -83,9 +83,11 @@ def cpu_flags(kubectl: Kubectl) -> frozenset[str]:
     raise DevError("The node's /proc/cpuinfo names no flags; the demo needs an x86-64 node.")
 
 
-def checkpoint_sizes(kubectl: Kubectl) -> dict[str, int]:
-    """Return the bytes of every weights file below the original's folder, by name."""
-    listing = kubectl.run("exec", LOADER, "--", "find", _MOUNTED, "-name", "*.safetensors", "-printf", "%s %P\\n")
+def weights(kubectl: Kubectl, claim: str, folder: str) -> dict[str, int]:
+    """Return the bytes of each safetensors file in a folder of a claim that the loader mounts."""
+    listing = kubectl.run(
+        *("exec", LOADER, "--", "find", f"/{claim}/{folder}", "-name", "*.safetensors", "-printf", "%s %P\\n")
+    )
     return {name: int(size) for size, name in (line.split(" ", 1) for line in listing.splitlines())}
 
 
