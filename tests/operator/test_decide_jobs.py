@@ -1,0 +1,125 @@
+"""Jobs of others and of earlier runs: what is adopted, what is abandoned, what is in the way."""
+
+from dataclasses import replace
+from typing import Any
+
+from deciding import builders
+from deciding.world import Ends, Outcome, Runs, World
+from deciding.worlds import GPTQ, acts, without_rollout
+
+from saffron_api.results import Stage
+from saffron_operator.decision import (
+    DeleteJob,
+)
+from saffron_operator.observed import JobObserved, JobPhase
+
+
+def foreign(name: str, **changes: Any) -> JobObserved:
+    job = JobObserved(
+        name=name, uid="f", owner_uid=None, key="", run="", attempt=1, stage=None, candidate=None, phase=JobPhase.QUEUED
+    )
+    return replace(job, **changes)
+
+
+def first_job_name() -> str:
+    world = World()
+    world.step()
+    return next(iter(world.jobs))
+
+
+def test_a_job_of_the_same_name_that_is_not_ours_stalls_and_is_left_alone():
+    name = first_job_name()
+    world = World(jobs={name: foreign(name)}).run()
+    assert world.ready == ("False", "NameTaken")
+    assert name in world.message
+    assert world.acts == []
+
+
+def test_a_job_of_ours_under_another_key_is_no_answer():
+    name = first_job_name()
+    taken = foreign(name, owner_uid=builders.UID, stage=Stage.INSPECT, key="another", phase=JobPhase.SUCCEEDED)
+    assert World(jobs={name: taken}).run().ready == ("False", "NameTaken")
+
+
+def test_a_candidates_name_that_is_taken_stalls_instead_of_choosing_among_the_rest():
+    done = without_rollout().run()
+    name = next(job.name for job in done.jobs.values() if job.stage is Stage.QUANTIZE and job.candidate == "rtn-int4")
+    world = without_rollout(jobs={name: foreign(name)}).run()
+    assert world.ready == ("False", "NameTaken")
+    assert world.candidates["gptq-int4"] == "Done Pass"
+
+
+def test_a_job_that_is_being_deleted_is_waited_for():
+    name = first_job_name()
+    world = World(jobs={name: foreign(name, deleting=True)}).run()
+    assert world.ready == ("False", "Inspecting")
+    assert "is removed" in world.message
+    del world.jobs[name]
+    assert world.run().ready == ("True", "Promoted")
+
+
+def test_a_changed_key_abandons_what_runs_and_keeps_what_is_still_right():
+    world = World(script=lambda stage, name, _: Runs() if (stage, name) == (Stage.QUANTIZE, "gptq-int4") else None)
+    world.run()
+    inspect = next(job for job in world.jobs.values() if job.stage is Stage.INSPECT)
+    running = next(job for job in world.jobs.values() if job.phase is JobPhase.RUNNING)
+    old_run = world.run_id
+    world.change(data={"source": {"dataset": {"uri": "pvc://data/prompts.jsonl"}}, "seed": 7})
+    decision = world.step()
+    assert DeleteJob(running.name, running.uid) in decision.actions
+    assert world.run_id != old_run
+    world.script = lambda *_: None
+    assert world.run().ready == ("True", "Promoted")
+    assert inspect.name in world.jobs
+    assert {job.run for job in world.jobs.values() if job.stage is not Stage.INSPECT} == {world.run_id}
+
+
+def test_another_model_stops_what_runs_at_once():
+    world = World(script=lambda stage, *_: Runs() if stage is Stage.QUANTIZE else None).run()
+    running = [job for job in world.jobs.values() if job.phase is JobPhase.RUNNING]
+    world.change(model={"uri": "pvc://models/other"}, rollout=None)
+    decision = world.step()
+    assert [act for act in decision.actions if isinstance(act, DeleteJob)] == [
+        DeleteJob(job.name, job.uid) for job in running
+    ]
+
+
+def test_artefacts_elsewhere_are_made_anew():
+    world = without_rollout().run()
+    before = set(world.jobs)
+    store = {"checkpoints": {"claimName": "other"}, "workspace": {"claimName": "work"}}
+    world.change(rollout=None, storage=store)
+    world.run()
+    assert world.ready == ("True", "CheckpointReady")
+    assert not before & set(world.jobs)
+
+
+def test_what_is_promoted_stays_while_a_new_run_works():
+    world = World().run()
+    world.script = lambda stage, *_: Runs() if stage is Stage.SAMPLE else None
+    world.change(data={"source": {"dataset": {"uri": "pvc://data/prompts.jsonl"}}, "seed": 7})
+    world.run()
+    assert world.ready == ("False", "Sampling")
+    assert world.overlay == GPTQ
+    assert world.condition("Promoted") == "False"
+    assert world.condition("TargetDrift") == "False"
+
+
+def test_a_model_that_changed_in_place_begins_another_run():
+    outcomes: dict[tuple[Stage, str | None], Outcome] = {}
+    world = without_rollout(script=lambda stage, candidate, _: outcomes.get((stage, candidate))).run()
+    old = world.run_id
+    outcomes[Stage.INSPECT, None] = Ends(builders.inspected(model_digest=builders.hexadecimal("other")))
+    world.jobs = {name: job for name, job in world.jobs.items() if job.stage is not Stage.INSPECT}
+    world.run()
+    assert world.run_id == f"{old}.2"
+    assert world.ready == ("True", "CheckpointReady")
+
+
+def test_jobs_that_somebody_removed_are_made_again():
+    world = World().run()
+    before = set(world.jobs)
+    world.jobs = {}
+    assert world.run().ready == ("True", "Promoted")
+    assert set(world.jobs) == before
+    assert acts(world) == ["ApplyCanary", "ApplyCanary", "ApplyOverlay", "DeleteCanary"]
