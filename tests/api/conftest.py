@@ -44,8 +44,10 @@ def crd(kubectl: Kubectl) -> str:
     name = "crd/quantizedmodels.saffron.dev"
     applied = kubectl("apply", "--server-side", "--force-conflicts", "-f", REPOSITORY / CRD_PATH)
     assert applied.code == 0, applied.err
-    ready = kubectl("wait", "--for=condition=Established", "--timeout=30s", name)
-    assert ready.code == 0, ready.err
+    # kubectl gives up on a condition as long as there is no list of conditions; it comes together with the names.
+    for condition in ("jsonpath={.status.acceptedNames.kind}=QuantizedModel", "condition=Established"):
+        ready = kubectl("wait", f"--for={condition}", "--timeout=30s", name)
+        assert ready.code == 0, ready.err
     return name
 
 
