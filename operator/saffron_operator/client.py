@@ -94,7 +94,7 @@ class Cluster:
                 query=[(name, value) for name, value in query.items() if value],
                 accept=_METADATA_LIST if only_metadata else _JSON,
             )
-            items += page["items"]
+            items += page["items"] or ()  # an empty list of metadata is null
             query["continue"] = page["metadata"].get("continue", "")
             if not query["continue"]:
                 return items

@@ -34,3 +34,5 @@ def set_up() -> None:
     handler.setFormatter(LogfmtFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("saffron_operator").setLevel(logging.INFO)
+    # Kopf runs in a thread and warns that it can't see signals; we see them.
+    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)

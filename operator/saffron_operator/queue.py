@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
-from saffron_operator.errors import LeadershipLostError
+from saffron_operator.errors import LeadershipLostError, OperatorError
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class WorkQueue:
             again = await self._work(key)
         except LeadershipLostError:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, other keys go on, and it is logged with its trace
+        except Exception as error:  # noqa: BLE001 - whatever it is, other keys go on
             self._failed(key, error)
         else:
             self._failures.pop(key, None)
@@ -109,5 +109,7 @@ class WorkQueue:
         self._due[key] = self._clock() + seconds
         log.warning(
             "pass failed",
+            # What the API server refuses needs no trace; anything else is a bug of ours.
+            exc_info=None if isinstance(error, OperatorError) else error,
             extra={"fields": {"key": "/".join(key), "failures": failures, "again_in_s": seconds, "error": error}},
         )
