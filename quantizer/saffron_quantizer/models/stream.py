@@ -1,15 +1,44 @@
 """A causal language model walked block by block: memory holds one block and the activations, never the model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from saffron_quantizer.checkpoint.source import open_source
 from saffron_quantizer.models.batches import Batch, make_batches
 from saffron_quantizer.models.compute import compute_dtype
 from saffron_quantizer.models.skeleton import BlockInputs, Skeleton, block_inputs, unload
+
+
+@dataclass(frozen=True)
+class Walk:
+    """A walk through a model with some sequences, between two blocks.
+
+    Attributes:
+        stream: the model.
+        batches: the sequences.
+        states: what the next block reads, [rows, padded length, hidden] a batch; replaced as the walk goes on.
+    """
+
+    stream: "ModelStream"
+    batches: Sequence[Batch]
+    states: list[Tensor]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all sequences, without padding."""
+        return sum(sum(batch.lengths) for batch in self.batches)
+
+    @torch.no_grad()
+    def advance(self, index: int) -> None:
+        """Run block `index`, which is loaded, over all batches."""
+        for number, batch in enumerate(self.batches):
+            keywords = self.stream.inputs(index, batch)
+            self.states[number] = self.stream.blocks[index](self.states[number], **keywords)
 
 
 class ModelStream:
@@ -19,6 +48,7 @@ class ModelStream:
         self._skeleton = skeleton
         self._head: Tensor | None = None
         self._inputs: dict[int, list[BlockInputs]] = {}
+        self.blocks = skeleton.blocks
         self.n_blocks = len(skeleton.blocks)
         self.vocab_size: int = skeleton.config.vocab_size
         self.hidden_size: int = skeleton.config.hidden_size
@@ -57,18 +87,15 @@ class ModelStream:
         Returns:
             For each sequence [T, hidden] in the compute type.
         """
-        batches = make_batches(sequences)
-        states = self.embed(batches)
+        walk = self.walk(sequences)
         for index in range(self.n_blocks):
-            block = self._skeleton.load_block(index)
-            for number, batch in enumerate(batches):
-                states[number] = block(states[number], **self.inputs(index, batch))
-            unload(block)
+            with self.loaded(index):
+                walk.advance(index)
             if on_block is not None:
                 on_block(index + 1, self.n_blocks)
         norm = self._skeleton.load_final_norm()
         final: list[Tensor] = [torch.empty(0)] * len(sequences)
-        for batch, state in zip(batches, states, strict=True):
+        for batch, state in zip(walk.batches, walk.states, strict=True):
             for row, (position, length) in enumerate(zip(batch.positions, batch.lengths, strict=True)):
                 final[position] = norm(state[row, :length])
         unload(norm)
@@ -84,12 +111,22 @@ class ModelStream:
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
     @torch.no_grad()
-    def embed(self, batches: Sequence[Batch]) -> list[Tensor]:
-        """The hidden states before the first block, [rows, padded length, hidden] a batch."""
+    def walk(self, sequences: Sequence[Tensor]) -> Walk:
+        """Embed sequences, 1-D int64 token ids of any lengths, and stand before the first block."""
+        batches = make_batches(sequences)
         embedding = self._skeleton.load_embedding()
-        states: list[Tensor] = [embedding(batch.tokens) for batch in batches]
+        states = [embedding(batch.tokens) for batch in batches]
         unload(embedding)
-        return states
+        return Walk(self, batches, states)
+
+    @contextmanager
+    def loaded(self, index: int) -> Iterator[nn.Module]:
+        """A block with its weights, for as long as the context lasts."""
+        block = self._skeleton.load_block(index)
+        try:
+            yield block
+        finally:
+            unload(block)
 
     def inputs(self, index: int, batch: Batch) -> dict[str, object]:
         """What block `index` is called with besides a batch's hidden states."""
