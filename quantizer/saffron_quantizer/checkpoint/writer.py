@@ -36,13 +36,13 @@ def shard_name(number: int, count: int) -> str:
     return f"model-{number:05d}-of-{count:05d}.safetensors"
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, mode: int = 0o644) -> None:
     """Write a safetensors file. The same tensors give the same bytes.
 
     Raises:
         StageError: `STORAGE_FULL`.
     """
-    write_chunks(path, _chunks(tensors))
+    write_chunks(path, _chunks(tensors), mode=mode)
 
 
 def _chunks(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:

@@ -104,9 +104,17 @@ class ModelStream:
     @torch.no_grad()
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits of final hidden states, [N, hidden] -> [N, vocabulary] float32, capped if the model caps them."""
+        return self.cap((hidden.to(self.dtype) @ self.head.T).float())
+
+    @property
+    def head(self) -> Tensor:
+        """The weight that turns final hidden states into logits, [vocabulary, hidden] in the compute type."""
         if self._head is None:
             self._head = self._skeleton.read_head()
-        logits = (hidden.to(self.dtype) @ self._head.T).float()
+        return self._head
+
+    def cap(self, logits: Tensor) -> Tensor:
+        """Cap logits of any shape if the model does."""
         cap = getattr(self._skeleton.config, "final_logit_softcapping", None)
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
