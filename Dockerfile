@@ -6,6 +6,8 @@
 #
 # All run as user 65532 on a read-only root file system with a writable /tmp. Bytecode is compiled here, since no pod
 # could write it: without it each start compiles torch, transformers and vLLM anew. No compiler is in any of them.
+# USER names the user to getpass, which kopf and torch ask and which raises where /etc/passwd has no such user; so any
+# other user id works, too.
 #
 # `quantizer` and `engine` share the layer below them, which holds torch and is nearly all of their size. It is made
 # from a list exported from uv.lock, so it is built again only when something in that list changes.
@@ -56,6 +58,7 @@ COPY --from=wheels /wheels/saffron_api-*.whl /wheels/saffron_operator-*.whl /opt
 RUN --mount=type=bind,from=build,source=/uv,target=/uv \
     /uv/bin/uv pip install --offline --no-deps /opt/saffron/wheels/*.whl
 USER 65532:65532
+ENV USER=saffron
 ENTRYPOINT ["saffron-operator"]
 
 FROM python AS torch
@@ -69,6 +72,7 @@ COPY --from=wheels /wheels/saffron_api-*.whl /wheels/saffron_kernels-*.whl /whee
 RUN --mount=type=bind,from=build,source=/uv,target=/uv \
     /uv/bin/uv pip install --offline --no-deps /opt/saffron/wheels/*.whl
 USER 65532:65532
+ENV USER=saffron
 CMD ["saffron", "--help"]
 
 FROM torch AS engine
@@ -79,4 +83,5 @@ COPY --from=requirements /engine.txt /opt/saffron/requirements.txt
 RUN --mount=type=bind,from=build,source=/uv,target=/uv \
     /uv/bin/uv pip install --require-hashes --no-deps -r /opt/saffron/requirements.txt
 USER 65532:65532
+ENV USER=saffron
 CMD ["python", "-m", "vllm.entrypoints.openai.api_server", "--help"]
