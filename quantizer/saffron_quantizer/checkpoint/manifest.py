@@ -1,4 +1,4 @@
-"""manifest.json: the last file of an artefact, with the SHA-256 of each other; without it the artefact does not exist."""
+"""manifest.json: an artefact's last file, with the SHA-256 of each other; without it the artefact does not exist."""
 
 import json
 from collections.abc import Mapping

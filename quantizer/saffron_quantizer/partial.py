@@ -1,0 +1,83 @@
+"""Unfinished work: a folder that a killed run leaves and the next one goes on with, and how it becomes an artefact.
+
+A fingerprint of all that fixes the bytes is written into it before the first block. A run with the same fingerprint
+takes over every finished shard; a run with another one discards the folder and says so.
+"""
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from saffron_api.failures import Failure, FailureReason, StageError, subject_of
+from saffron_api.keys import digest
+from saffron_quantizer.atomic import sync_folder, write_file
+from saffron_quantizer.checkpoint.manifest import read_manifest
+
+_FINGERPRINT = ".fingerprint.json"
+_POINTER = "partial.json"
+_PUBLIC = 0o755
+
+_log = logging.getLogger(__name__)
+
+
+def open_partial(folder: Path, fingerprint: Mapping[str, Any], *, work: Path | None) -> None:
+    """Make a folder for unfinished work, or go on with the one that is there.
+
+    Args:
+        folder: the folder.
+        fingerprint: all that fixes the bytes.
+        work: folder that remembers where the unfinished work of this stage is, so that work with another fingerprint
+            is found and discarded.
+
+    Raises:
+        StageError: `SPEC_INVALID` if the folder holds something else.
+    """
+    _discard_other(folder, work)
+    if folder.is_dir() and any(folder.iterdir()) and _is_other(folder, fingerprint):
+        _log.warning("Discarding the unfinished work in %s: it was begun with other settings or inputs.", folder)
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(_PUBLIC)
+    if work is not None:
+        write_file(work / _POINTER, json.dumps({"folder": str(folder)}).encode(), mode=0o600)
+    if not (folder / _FINGERPRINT).is_file():
+        write_file(folder / _FINGERPRINT, json.dumps(dict(fingerprint), indent=1, sort_keys=True).encode())
+
+
+def _discard_other(folder: Path, work: Path | None) -> None:
+    """Remove the unfinished work that this stage left elsewhere."""
+    if work is None or not (work / _POINTER).is_file():
+        return
+    other = Path(json.loads((work / _POINTER).read_bytes())["folder"])
+    if other != folder and (other / _FINGERPRINT).is_file():
+        _log.warning("Discarding the unfinished work in %s: it was begun with other settings or inputs.", other)
+        shutil.rmtree(other)
+
+
+def _is_other(folder: Path, fingerprint: Mapping[str, Any]) -> bool:
+    """Whether unfinished work was begun with another fingerprint."""
+    if not (folder / _FINGERPRINT).is_file():
+        raise StageError(
+            Failure(reason=FailureReason.SPEC_INVALID, subject=subject_of(f"--out {folder} holds files already"))
+        )
+    found: Mapping[str, Any] = json.loads((folder / _FINGERPRINT).read_bytes())
+    return digest(found) != digest(fingerprint)
+
+
+def publish(partial: Path, target: Path) -> None:
+    """Give a finished folder its name. If an artefact of that name stands already, the folder is dropped.
+
+    Raises:
+        StageError: `INPUT_CHANGED` if what stands there is damaged.
+    """
+    if partial != target and read_manifest(target) is not None:
+        shutil.rmtree(partial)
+        return
+    for note in partial.glob(".*.json"):
+        note.unlink()
+    if partial != target:
+        partial.rename(target)
+        sync_folder(target.parent)
