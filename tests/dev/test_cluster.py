@@ -129,6 +129,8 @@ def namespace(cluster: Home) -> Iterator[str]:
     """A namespace that enforces the pod security standard `restricted`, with a claim."""
     name = f"test-{uuid.uuid4().hex[:8]}"
     cluster.kubectl("create", "namespace", name)
+    # Until its controller has made this account, every pod of the namespace is refused.
+    cluster.kubectl("wait", "serviceaccount/default", f"--namespace={name}", "--for=create", "--timeout=30s")
     cluster.kubectl("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
     claim = {
         "apiVersion": "v1",
