@@ -133,6 +133,20 @@ def test_what_comes_between_during_a_step_removes_the_canary(happen: Callable[[W
     assert world.run().ready == ("True", "Promoted")
 
 
+def test_what_is_promoted_may_be_scaled_until_the_next_roll_out():
+    world = World().run()
+    _scaled(world)
+    assert world.run().ready == ("True", "Promoted")
+    world.change(selection="BestQuality", gates={"klDivergence": {"max": 1.0}})
+    world.divergences = {"int8": 0.01}
+    world.jobs = {name: job for name, job in world.jobs.items() if job.candidate != "int8"}
+    assert world.run().ready == ("False", "TargetUnsupported")
+    assert (world.overlay, world.canary) == (GPTQ, None)
+    world.autoscaler = None
+    world.run()
+    assert (world.ready, world.overlay) == (("True", "Promoted"), INT8)
+
+
 def test_a_canary_of_somebody_else_is_left_alone():
     done = World().run(until=lambda world: world.canary is not None)
     assert done.canary is not None

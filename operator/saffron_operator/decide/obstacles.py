@@ -10,7 +10,7 @@ from saffron_api.quantized_model import QuantizedModelSpec
 from saffron_operator import reasons
 from saffron_operator.decide.inputs import Kind, Standing, clip
 from saffron_operator.names import overlay_manager
-from saffron_operator.observed import Observed, TargetFacts, TargetProblem
+from saffron_operator.observed import Observed, TargetFacts, TargetObserved, TargetProblem
 
 Found = tuple[str, str] | None
 
@@ -41,11 +41,19 @@ def _unsupported(observed: Observed, _: str) -> Found:
     return observed.target.facts.reason, observed.target.facts.message
 
 
-def _scaled(observed: Observed, name: str) -> Found:
-    if observed.target is None or observed.target.autoscaler is None:
+def _scaled(observed: Observed, _: str) -> Found:
+    # What is promoted may be scaled as its owner likes; the next roll-out will ask again.
+    if observed.target is None or observed.memory.promoted is not None:
+        return None
+    return scaled(observed.target)
+
+
+def scaled(target: TargetObserved) -> Found:
+    """Return why a roll-out by replicas can't go with what scales the target, or None where nothing does."""
+    if target.autoscaler is None:
         return None
     message = (
-        f"{observed.target.autoscaler} scales the Deployment {name}, and would take the canary's share for less load; "
+        f"{target.autoscaler} scales the Deployment {target.name}, and would take the canary's share for less load; "
         "remove it during the roll-out."
     )
     return reasons.TARGET_UNSUPPORTED, message
@@ -90,5 +98,10 @@ def obstacle(observed: Observed, spec: QuantizedModelSpec) -> Standing | None:
     for rule in _RULES:
         found = rule(observed, spec.rollout.target_ref.name)
         if found is not None:
-            return Standing(Kind.STALLED, found[0], clip(found[1]), "Stalled")
+            return stalled(found)
     return None
+
+
+def stalled(found: tuple[str, str]) -> Standing:
+    """Return the standing of a resource with something in its way."""
+    return Standing(Kind.STALLED, found[0], clip(found[1]), "Stalled")

@@ -1,0 +1,328 @@
+"""What is created and applied: a stage's Job, the canary, the overlay."""
+
+from typing import Any
+
+import pytest
+from deciding import builders
+from deciding.world import World
+
+from saffron_api.quantized_model import QuantizedModelSpec
+from saffron_api.results import Stage
+from saffron_operator.decision import ApplyCanary, ApplyOverlay, CreateJob, RemoveOverlay
+from saffron_operator.manifests.job import JobRequest, build
+from saffron_operator.names import job_name
+
+KEY = builders.hexadecimal("key")
+W = f"/mnt/workspace/{builders.UID}"
+TMP = "/tmp"  # noqa: S108 - inside the pod
+GPTQ = builders.hexadecimal("checkpoint of gptq-int4")
+
+
+def job(spec: QuantizedModelSpec, stage: Stage, candidate: int | None = None) -> dict[str, Any]:
+    request = JobRequest(
+        name="the-job",
+        key=KEY,
+        run="run-1",
+        attempt=1,
+        stage=stage,
+        image=builders.IMAGE,
+        arguments=["stage", "--option"],
+        candidate=spec.candidates[candidate] if candidate is not None else None,
+    )
+    return build(builders.meta(), spec, request)
+
+
+def test_a_job_is_one_restricted_pod_without_rights():
+    expected_pod = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": 65532,
+            "runAsGroup": 65532,
+            "fsGroup": 65532,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [
+            {
+                "name": "saffron",
+                "image": builders.IMAGE,
+                "imagePullPolicy": "IfNotPresent",
+                "command": ["saffron", "stage", "--option"],
+                "env": [{"name": "HOME", "value": TMP}],
+                "terminationMessagePath": "/dev/termination-log",
+                "terminationMessagePolicy": "File",
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "readOnlyRootFilesystem": True,
+                    "capabilities": {"drop": ["ALL"]},
+                },
+                "volumeMounts": [
+                    {"name": "claim-0", "mountPath": "/mnt/model", "readOnly": True},
+                    {"name": "claim-1", "mountPath": "/mnt/workspace", "readOnly": False},
+                    {"name": "claim-2", "mountPath": "/mnt/checkpoints", "readOnly": False},
+                    {"name": "tmp", "mountPath": TMP},
+                ],
+            }
+        ],
+        "volumes": [
+            {"name": "claim-0", "persistentVolumeClaim": {"claimName": "models"}},
+            {"name": "claim-1", "persistentVolumeClaim": {"claimName": "work"}},
+            {"name": "claim-2", "persistentVolumeClaim": {"claimName": "checkpoints"}},
+            {"name": "tmp", "emptyDir": {}},
+        ],
+    }
+    labels = {
+        "app.kubernetes.io/managed-by": "saffron",
+        "saffron.dev/quantizedmodel": "qwen",
+        "saffron.dev/stage": "quantize",
+        "saffron.dev/candidate": "gptq-int4",
+    }
+    only = {"containerName": "saffron", "operator": "In"}
+    assert job(builders.spec(), Stage.QUANTIZE, 1) == {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": "the-job",
+            "namespace": "serving",
+            "labels": labels,
+            "annotations": {"saffron.dev/key": KEY, "saffron.dev/run": "run-1", "saffron.dev/attempt": "1"},
+            "ownerReferences": [
+                {
+                    "apiVersion": "saffron.dev/v1alpha1",
+                    "kind": "QuantizedModel",
+                    "name": "qwen",
+                    "uid": builders.UID,
+                    "controller": True,
+                    "blockOwnerDeletion": False,
+                }
+            ],
+        },
+        "spec": {
+            "backoffLimit": 3,
+            "activeDeadlineSeconds": 86400,
+            "podFailurePolicy": {
+                "rules": [
+                    {"action": "FailJob", "onExitCodes": only | {"values": [2, 10, 11, 12, 13, 14, 15, 16]}},
+                    {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+                    {"action": "FailJob", "onExitCodes": only | {"values": [137]}},
+                ]
+            },
+            "template": {"metadata": {"labels": labels}, "spec": expected_pod},
+        },
+    }
+
+
+MOUNTS = [
+    (Stage.INSPECT, {"/mnt/model": True, "/mnt/workspace": False}),
+    (Stage.SAMPLE, {"/mnt/model": True, "/mnt/data": True, "/mnt/workspace": False}),
+    (Stage.BASELINE, {"/mnt/model": True, "/mnt/workspace": False}),
+    (Stage.QUANTIZE, {"/mnt/model": True, "/mnt/workspace": False, "/mnt/checkpoints": False}),
+    (Stage.EVALUATE, {"/mnt/model": True, "/mnt/workspace": False, "/mnt/checkpoints": True}),
+]
+
+
+@pytest.mark.parametrize(("stage", "expected"), MOUNTS)
+def test_a_stage_mounts_what_it_needs_and_writes_where_it_must(stage: Stage, expected: dict[str, bool]):
+    mounts = job(builders.spec(), stage)["spec"]["template"]["spec"]["containers"][0]["volumeMounts"]
+    assert {each["mountPath"]: each["readOnly"] for each in mounts if each["name"] != "tmp"} == expected
+
+
+def test_a_claim_that_holds_two_things_is_one_volume():
+    store = {"checkpoints": {"claimName": "models"}, "workspace": {"claimName": "work"}}
+    pod = job(builders.spec(storage=store), Stage.QUANTIZE)["spec"]["template"]["spec"]
+    assert [each.get("persistentVolumeClaim", {}).get("claimName") for each in pod["volumes"]] == [
+        "models",
+        "work",
+        None,
+    ]
+    names = {each["mountPath"]: each["name"] for each in pod["containers"][0]["volumeMounts"]}
+    assert names["/mnt/model"] == names["/mnt/checkpoints"]
+
+
+LAYERS = {
+    "podTemplate": {"nodeSelector": {"pool": "cpu"}, "priorityClassName": "low", "resources": {"limits": {"cpu": 2}}},
+    "stages": {"quantize": {"nodeSelector": {"pool": "gpu"}, "resources": {"limits": {"memory": "8Gi"}}}},
+}
+
+
+def test_the_most_special_pod_template_wins_field_by_field():
+    candidates = [dict(each) for each in builders.CANDIDATES]
+    candidates[1]["job"] = {"resources": {"limits": {"nvidia.com/gpu": 1}}}
+    spec = builders.spec(candidates=candidates, job=LAYERS)
+
+    def chosen(stage: Stage, candidate: int | None) -> tuple[Any, Any, Any]:
+        pod = job(spec, stage, candidate)["spec"]["template"]["spec"]
+        return pod["nodeSelector"], pod["priorityClassName"], pod["containers"][0]["resources"]["limits"]
+
+    assert chosen(Stage.SAMPLE, None) == ({"pool": "cpu"}, "low", {"cpu": 2})
+    assert chosen(Stage.QUANTIZE, 0) == ({"pool": "gpu"}, "low", {"memory": "8Gi"})
+    assert chosen(Stage.QUANTIZE, 1) == ({"pool": "gpu"}, "low", {"nvidia.com/gpu": 1})
+
+
+def test_the_longest_name_fits_a_label():
+    name = job_name("q" * 30, Stage.QUANTIZE, "c" * 14, KEY, 1)
+    assert (len(name), name) == (63, f"{'q' * 30}-quantize-{'c' * 14}-{KEY[:8]}")
+    assert job_name("qwen", Stage.SAMPLE, None, KEY, 1) == f"qwen-sample-{KEY[:8]}"
+    assert job_name("qwen", Stage.SAMPLE, None, KEY, 2) != job_name("qwen", Stage.SAMPLE, None, KEY, 3)
+
+
+def commands(world: World) -> dict[tuple[str, str], list[str]]:
+    """The command of each Job that was created."""
+    found = {}
+    for act in world.acts:
+        if isinstance(act, CreateJob):
+            labels = act.manifest["metadata"]["labels"]
+            command = act.manifest["spec"]["template"]["spec"]["containers"][0]["command"]
+            found[labels["saffron.dev/stage"], labels.get("saffron.dev/candidate", "")] = command
+    return found
+
+
+def test_the_commands_hand_each_other_what_they_make():
+    data = {"source": {"dataset": {"uri": "pvc://data/a/prompts.jsonl"}}, "redact": ["ip", "email"], "seed": 3}
+    world = World(spec=builders.spec(data=data)).run()
+    run = world.status.run
+    assert run is not None
+    assert run.model_digest is not None
+    assert run.sample_key is not None
+    model = ["--model-digest", run.model_digest, "--hash-cache", f"{W}/hashes.json"]
+    samples = f"{W}/samples/{run.sample_key[:16]}"
+    baseline = f"{W}/baseline/{run.sample_key[:16]}"
+    end = ["--result", "/dev/termination-log"]
+    found = commands(world)
+    key = next(each.key for each in world.status.candidates if each.name == "gptq-int4") or ""
+    assert found["inspect", ""] == [
+        *["saffron", "inspect", "--model", "/mnt/model/qwen", "--hash-cache", f"{W}/hashes.json"],
+        *["--candidate", '{"name": "rtn-int4", "method": "RTN", "scheme": "W4A16", "groupSize": 128}'],
+        *["--candidate", '{"name": "gptq-int4", "method": "GPTQ", "scheme": "W4A16", "groupSize": 128}'],
+        *["--candidate", '{"name": "int8", "method": "RTN", "scheme": "W8A8"}', *end],
+    ]
+    assert found["sample", ""] == [
+        *["saffron", "sample", "--model", "/mnt/model/qwen", *model, "--dataset", "/mnt/data/a/prompts.jsonl"],
+        *["--calibration-samples", "64", "--evaluation-samples", "64", "--max-tokens", "2048", "--seed", "3"],
+        *["--redact", "ip", "--redact", "email", "--out", samples, *end],
+    ]
+    assert found["baseline", ""] == [
+        *["saffron", "baseline", "--model", "/mnt/model/qwen", *model],
+        *["--data", f"{samples}/gate.jsonl", "--out", baseline, *end],
+    ]
+    assert found["quantize", "gptq-int4"] == [
+        *["saffron", "quantize", "--model", "/mnt/model/qwen", *model],
+        *["--calibration", f"{samples}/calibration.jsonl", "--method", "GPTQ", "--scheme", "W4A16"],
+        *["--group-size", "128", "--work", f"{W}/quantize/{key[:16]}", "--store", "/mnt/checkpoints/saffron", *end],
+    ]
+    assert "--group-size" not in found["quantize", "int8"]
+    evaluate = found["evaluate", "gptq-int4"]
+    out = evaluate[evaluate.index("--out") + 1]
+    assert out.startswith(f"{W}/evaluate/")
+    assert evaluate == [
+        *["saffron", "evaluate", "--original", "/mnt/model/qwen", *model, "--baseline", baseline],
+        *["--candidate", f"/mnt/checkpoints/saffron/{GPTQ}", "--data", f"{samples}/gate.jsonl"],
+        *["--confidence", "0.983333", "--out", out, *end],
+    ]
+
+
+def test_the_canary_is_the_target_with_the_checkpoint_and_a_label_more():
+    world = World().run()
+    canary = next(act for act in world.acts if isinstance(act, ApplyCanary))
+    again = [act for act in world.acts if isinstance(act, ApplyCanary)][1]
+    template = builders.deployment()["spec"]["template"]
+    labels = {
+        "app.kubernetes.io/managed-by": "saffron",
+        "saffron.dev/quantizedmodel": "qwen",
+        "saffron.dev/canary-of": "qwen",
+    }
+    container = template["spec"]["containers"][0]
+    expected_template = {
+        "metadata": {
+            "labels": {"app": "qwen", "saffron.dev/canary-of": "qwen"},
+            "annotations": {"saffron.dev/checkpoint": f"{world.run_id}/gptq-int4/{GPTQ}"},
+        },
+        "spec": {
+            "containers": [
+                container
+                | {
+                    "volumeMounts": [
+                        *container["volumeMounts"],
+                        {
+                            "name": "saffron-checkpoint",
+                            "mountPath": "/models/qwen",
+                            "subPath": f"saffron/{GPTQ}",
+                            "readOnly": True,
+                        },
+                    ]
+                }
+            ],
+            "volumes": [
+                *template["spec"]["volumes"],
+                {
+                    "name": "saffron-checkpoint",
+                    "persistentVolumeClaim": {"claimName": "checkpoints", "readOnly": True},
+                },
+            ],
+        },
+    }
+    assert (canary.exists, canary.manifest["metadata"]["name"]) == (False, "qwen-saffron")
+    assert canary.manifest["metadata"]["labels"] == labels
+    assert "uid" not in canary.manifest["metadata"]
+    assert canary.manifest["spec"] == {
+        "replicas": 1,
+        "progressDeadlineSeconds": 600,
+        "revisionHistoryLimit": 1,
+        "strategy": {"type": "Recreate"},
+        "selector": {"matchLabels": {"saffron.dev/canary-of": "qwen"}},
+        "template": expected_template,
+    }
+    assert (again.exists, again.manifest["spec"]["replicas"]) == (True, 2)
+    assert again.manifest["metadata"]["uid"]
+
+
+def test_the_overlay_is_a_volume_a_mount_and_an_annotation_and_nothing_else():
+    world = World().run()
+    overlay = next(act for act in world.acts if isinstance(act, ApplyOverlay))
+    mount = {
+        "name": "saffron-checkpoint",
+        "mountPath": "/models/qwen",
+        "subPath": f"saffron/{GPTQ}",
+        "readOnly": True,
+    }
+    claim = {"claimName": "checkpoints", "readOnly": True}
+    assert overlay.field_manager == f"saffron.dev-{builders.UID}"
+    assert overlay.manifest == {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "qwen", "namespace": "serving", "uid": builders.TARGET_UID, "resourceVersion": "1"},
+        "spec": {
+            "template": {
+                "metadata": {"annotations": {"saffron.dev/checkpoint": f"{world.run_id}/gptq-int4/{GPTQ}"}},
+                "spec": {
+                    "volumes": [{"name": "saffron-checkpoint", "persistentVolumeClaim": claim}],
+                    "containers": [{"name": "server", "volumeMounts": [mount]}],
+                },
+            }
+        },
+    }
+
+
+def test_undoing_applies_nothing_as_the_same_manager():
+    world = World(target_gets_ready=False).run()
+    removal = next(act for act in world.acts if isinstance(act, RemoveOverlay))
+    assert removal.field_manager == f"saffron.dev-{builders.UID}"
+    assert set(removal.manifest) == {"apiVersion", "kind", "metadata"}
+    assert set(removal.manifest["metadata"]) == {"name", "namespace", "uid", "resourceVersion"}
+
+
+def test_a_second_promotion_is_built_from_the_original_template():
+    world = World().run()
+    seen = len(world.acts)
+    world.change(selection="BestQuality")
+    world.divergences = {"int8": 0.01}
+    world.jobs = {name: each for name, each in world.jobs.items() if each.candidate != "int8"}
+    world.run()
+    canary = next(act for act in world.acts[seen:] if isinstance(act, ApplyCanary))
+    volumes = canary.manifest["spec"]["template"]["spec"]["volumes"]
+    assert [each["name"] for each in volumes] == ["models", "saffron-checkpoint"]
+    assert world.status.rollout is not None
+    assert world.status.rollout.previous_digest == GPTQ
