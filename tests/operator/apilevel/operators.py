@@ -76,17 +76,17 @@ class Process:
 
 @asynccontextmanager
 async def process(
-    control_plane: ControlPlane, *namespaces: str, lease: str, seconds: float = 6, identity: str = "one"
+    control_plane: ControlPlane, *namespaces: str, seconds: float = 6, identity: str = "one"
 ) -> AsyncIterator[Process]:
     """Run the operator's own program as its service account; what is left of it goes with the block."""
     arguments = [
         *(f"--namespace={namespace}" for namespace in namespaces),
         *(f"--quantizer-image={setup.QUANTIZER_IMAGE}", f"--kubeconfig={setup.operator_kubeconfig(control_plane)}"),
-        *(f"--lease-namespace={setup.SYSTEM}", f"--lease-name={lease}", f"--lease-seconds={seconds}"),
+        *(f"--lease-namespace={setup.SYSTEM}", f"--lease-name={setup.OPERATOR}", f"--lease-seconds={seconds}"),
         *(f"--identity={identity}", "--health-port=0", "--metrics-port=0"),
     ]
     started = await asyncio.create_subprocess_exec(
-        sys.executable, "-P", "-m", "saffron_operator.main", *arguments, stderr=asyncio.subprocess.PIPE
+        str(Path(sys.executable).with_name("saffron-operator")), *arguments, stderr=asyncio.subprocess.PIPE
     )
     running = Process(started)
     reading = asyncio.create_task(running.read())
@@ -97,6 +97,7 @@ async def process(
             started.kill()
         await started.wait()
         await reading
+        print(*running.log, sep="\n")  # noqa: T201 - pytest shows it where a test fails
 
 
 async def until(holds: Callable[[], bool], seconds: float, what: str) -> None:
