@@ -1,19 +1,16 @@
 """Bad requests: the real API server and the command line's check refuse each, with the same field and words."""
 
 import copy
-import json
-import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import yaml
-from pydantic import ValidationError
 
-from kubernetes import client
 from saffron_api.generate import REPOSITORY
-from saffron_api.model import problems
-from saffron_api.quantized_model import GROUP, PLURAL, VERSION, QuantizedModel
+
+Refusals = Callable[[dict[str, Any]], list[str]]
 
 GOOD = yaml.safe_load((REPOSITORY / "examples/canary.yaml").read_text(encoding="utf-8"))
 
@@ -175,50 +172,29 @@ UNKNOWN = {
 """Fields that are not there."""
 
 
-def refusals_by_the_command_line(request: dict[str, Any]) -> list[str]:
-    try:
-        QuantizedModel.model_validate(request)
-    except ValidationError as error:
-        return list(problems(error))
-    return []
-
-
-def refusals_by_the_server(api: client.CustomObjectsApi, request: dict[str, Any]) -> list[str]:
-    try:
-        api.create_namespaced_custom_object(
-            GROUP, VERSION, "default", PLURAL, request, dry_run="All", field_validation="Strict"
-        )
-    except client.ApiException as error:
-        status = json.loads(error.body)
-        causes = status.get("details", {}).get("causes", [])
-        # It writes map[key] where pydantic knows fields only.
-        fields = [re.sub(r"\[([a-z]+)\]", r".\1", cause.get("field", "")) for cause in causes]
-        said = [f"{field}: {cause['message']}" for field, cause in zip(fields, causes, strict=True)]
-        return said or [status["message"]]
-    return []
-
-
 def naming(refusals: list[str], field: str) -> str:
     """The refusal of a field; all of them where none names it, so that a failed test shows them."""
     return next((text for text in refusals if text.startswith(f"{field}: ")), "; ".join(refusals))
 
 
 @pytest.mark.parametrize("bad", TABLE.values(), ids=TABLE.keys())
-def test_the_command_line_refuses(bad: Bad) -> None:
-    said = naming(refusals_by_the_command_line(bad.request()), bad.blamed)
+def test_the_command_line_refuses(bad: Bad, refused_by_command_line: Refusals) -> None:
+    said = naming(refused_by_command_line(bad.request()), bad.blamed)
     assert said.startswith(f"{bad.blamed}: ")
     assert [words for words in bad.says if words not in said] == [], said
 
 
 @pytest.mark.parametrize("bad", TABLE.values(), ids=TABLE.keys())
-def test_the_api_server_refuses(bad: Bad, custom_objects: client.CustomObjectsApi) -> None:
-    said = naming(refusals_by_the_server(custom_objects, bad.request()), bad.blamed)
+def test_the_api_server_refuses(bad: Bad, refused_by_server: Refusals) -> None:
+    said = naming(refused_by_server(bad.request()), bad.blamed)
     assert said.startswith(f"{bad.blamed}: ")
     assert [words for words in bad.says if words not in said] == [], said
 
 
 @pytest.mark.parametrize("at", UNKNOWN.values(), ids=UNKNOWN.keys())
-def test_a_field_that_does_not_exist_is_refused_by_name(at: str, custom_objects: client.CustomObjectsApi) -> None:
+def test_a_field_that_does_not_exist_is_refused_by_name(
+    at: str, refused_by_command_line: Refusals, refused_by_server: Refusals
+) -> None:
     request = Bad(at, {}, ()).request()
-    assert refusals_by_the_command_line(request) == [f"{_shown(at)}: unknown field"]
-    assert f'unknown field "{_shown(at)}"' in "; ".join(refusals_by_the_server(custom_objects, request))
+    assert refused_by_command_line(request) == [f"{_shown(at)}: unknown field"]
+    assert f'unknown field "{_shown(at)}"' in "; ".join(refused_by_server(request))
