@@ -1,0 +1,1 @@
+"""From lines that people wrote to token sequences: read, redacted, tokenized, and drawn into three disjoint sets."""

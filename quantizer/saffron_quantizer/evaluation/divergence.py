@@ -1,0 +1,118 @@
+"""Exact figures of each scored token from the whole vocabulary, without ever storing the logits of all of it."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from saffron_api.failures import Failure, FailureReason, StageError
+from saffron_quantizer.evaluation.vocabulary import (
+    TOKENS_PER_CHUNK,
+    RunningSoftmax,
+    logit_piece,
+    pieces,
+    target_logits,
+)
+from saffron_quantizer.models.stream import ModelStream
+from saffron_quantizer.progress import Progress, ProgressSink
+
+
+@dataclass(frozen=True)
+class TokenFigures:
+    """Figures of each scored token, all [N] float64.
+
+    Attributes:
+        nll_original: -log p(token) of the original, in nats.
+        nll_candidate: the same of the candidate.
+        divergence: KL(original || candidate) of the two distributions over the vocabulary, in nats.
+        agreement: 1 where both have the same most probable token, else 0.
+    """
+
+    nll_original: Tensor
+    nll_candidate: Tensor
+    divergence: Tensor
+    agreement: Tensor
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A model and its final hidden states, [N, hidden], before the scored tokens."""
+
+    stream: ModelStream
+    states: Tensor
+
+
+def compare_tokens(original: Scored, candidate: Scored, targets: Tensor, *, progress: ProgressSink) -> TokenFigures:
+    """The figures of all scored tokens, `targets` [N] int64.
+
+    Raises:
+        StageError: `SPEC_INVALID` if the vocabularies differ, `MODEL_NOT_FINITE` if a figure is NaN or infinite.
+    """
+    known, other = original.stream.vocab_size, candidate.stream.vocab_size
+    if known != other:
+        subject = f"the original knows {known} tokens and the candidate {other}"
+        raise StageError(Failure(reason=FailureReason.SPEC_INVALID, subject=subject))
+    chunks = []
+    total = len(targets)
+    for start in range(0, total, TOKENS_PER_CHUNK):
+        part = slice(start, start + TOKENS_PER_CHUNK)
+        chunks.append(
+            _compare_chunk(
+                Scored(original.stream, original.states[part]),
+                Scored(candidate.stream, candidate.states[part]),
+                targets[part],
+            )
+        )
+        progress(Progress("comparing tokens", min(start + TOKENS_PER_CHUNK, total), total))
+    return TokenFigures(*_finite(torch.cat(chunks, dim=1)))
+
+
+def _compare_chunk(original: Scored, candidate: Scored, targets: Tensor) -> Tensor:
+    """The figures of a few tokens, [4, n] float64 in the order of `TokenFigures`.
+
+    KL = sum over the vocabulary of p (l_p - l_q), minus log Z_p, plus log Z_q, where l are logits and
+    p = exp(l_p) / Z_p.
+    """
+    rows = len(targets)
+    softmax_p, softmax_q = RunningSoftmax(rows), RunningSoftmax(rows)
+    target_p, target_q, weighted = torch.zeros(rows), torch.zeros(rows), torch.zeros(rows)
+    for start in pieces(original.stream.vocab_size):
+        logits_p = logit_piece(original.stream, original.states, start)  # [n, piece]
+        logits_q = logit_piece(candidate.stream, candidate.states, start)
+        target_p = target_logits(target_p, logits_p, targets, start)
+        target_q = target_logits(target_q, logits_q, targets, start)
+        difference = logits_p - logits_q
+        weights, shrink = softmax_p.add(logits_p, start)
+        weighted = weighted * shrink + weights.mul_(difference).sum(dim=1)
+        softmax_q.add(logits_q, start)
+    log_z_p, log_z_q = softmax_p.log_mass, softmax_q.log_mass
+    divergence = weighted / softmax_p.mass - log_z_p + log_z_q
+    agreement = (softmax_p.top_token == softmax_q.top_token).float()
+    return torch.stack([log_z_p - target_p, log_z_q - target_q, divergence, agreement]).double()
+
+
+def negative_log_likelihood(scored: Scored, targets: Tensor, *, progress: ProgressSink) -> Tensor:
+    """-log p of each scored token, [N] float64.
+
+    Raises:
+        StageError: `MODEL_NOT_FINITE` if one is NaN or infinite.
+    """
+    chunks = []
+    total = len(targets)
+    for first in range(0, total, TOKENS_PER_CHUNK):
+        part = slice(first, first + TOKENS_PER_CHUNK)
+        softmax = RunningSoftmax(len(targets[part]))
+        own = torch.zeros(len(targets[part]))
+        for start in pieces(scored.stream.vocab_size):
+            logits = logit_piece(scored.stream, scored.states[part], start)
+            own = target_logits(own, logits, targets[part], start)
+            softmax.add(logits, start)
+        chunks.append(softmax.log_mass - own)
+        progress(Progress("scoring tokens", min(first + TOKENS_PER_CHUNK, total), total))
+    return _finite(torch.cat(chunks).double())
+
+
+def _finite(figures: Tensor) -> Tensor:
+    if not torch.isfinite(figures).all():
+        raise StageError(Failure(reason=FailureReason.MODEL_NOT_FINITE, subject="logits"))
+    return figures
