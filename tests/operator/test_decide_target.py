@@ -207,3 +207,58 @@ def test_every_reason_has_a_sentence_and_a_name_like_its_value():
     named = {name: value for name, value in vars(reasons).items() if name.isupper()}
     for name, value in named.items():
         assert name.replace("_", "").lower() == value.lower()
+
+
+# --- steps -------------------------------------------------------------------------------------------------------
+
+
+def test_steps_that_are_dropped_from_the_spec_are_not_waited_for():
+    world = World().run(until=lambda world: world.status.rollout is not None and world.status.rollout.step == 1)
+    world.change(rollout=dict(builders.ROLLOUT) | {"steps": [{"weight": 10}]})
+    assert world.run().ready == ("True", "Promoted")
+
+
+def test_a_canary_that_somebody_deletes_is_made_again_and_the_step_starts_over():
+    world = World().run(until=lambda world: world.ready[1] == "CanaryPaused")
+    assert world.canary is not None
+    uid, started = world.canary.uid, world.status.rollout and world.status.rollout.step_started_at
+    world.now += timedelta(minutes=9)
+    world.canary = replace(world.canary, deleting=True)
+    world.step()
+    assert world.ready == ("False", "CanaryStarting")
+    world.run(until=lambda world: world.ready[1] == "CanaryPaused")
+    assert world.canary is not None
+    assert world.canary.uid != uid
+    assert (world.status.rollout and world.status.rollout.step_started_at) != started
+
+
+def test_a_canary_that_loses_a_pod_begins_its_pause_again():
+    world = World().run(until=lambda world: world.ready[1] == "CanaryPaused")
+    world.now += timedelta(minutes=9)
+    world.canary_gets_ready = False
+    world.move()
+    world.step()
+    assert world.ready == ("False", "CanaryStarting")
+    world.canary_gets_ready = True
+    world.move()
+    decision = world.step()
+    assert (world.ready, decision.requeue_after) == (("False", "CanaryPaused"), 600)
+
+
+def test_a_target_that_loses_all_its_pods_in_a_step_keeps_its_canary():
+    world = World().run(until=lambda world: world.ready[1] == "CanaryPaused")
+    world.target_ready = 0
+    world.step()
+    assert world.canary is not None
+    assert not world.canary.deleting
+    assert world.ready == ("False", "CanaryPaused")
+
+
+def test_a_condition_keeps_its_time_until_its_status_changes():
+    world = World().run(until=lambda world: world.ready[1] == "CanaryPaused")
+    begun = {each.type: each.last_transition_time for each in world.status.conditions}
+    assert begun["Ready"] == builders.START
+    world.run()
+    ended = {each.type: each.last_transition_time for each in world.status.conditions}
+    assert ended["Ready"] > begun["Ready"]
+    assert ended["Sampled"] == begun["Sampled"]
