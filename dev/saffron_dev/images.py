@@ -39,11 +39,7 @@ _COMMON_INPUTS = ("Dockerfile", ".dockerignore", "pyproject.toml", "uv.lock")
 
 
 def image_name(target: str) -> str:
-    """Return the full name of a target's image.
-
-    >>> image_name("engine")
-    'localhost/saffron-engine:dev'
-    """
+    """Return the full name of a target's image."""
     return f"localhost/saffron-{target}:dev"
 
 

@@ -108,7 +108,7 @@ def home() -> Iterator[Home]:
     if (Path("/sys/class/net") / settings.HOST_LINK).exists():
         pytest.fail("A cluster is up, and a machine can hold one. End it first: saffron-dev down")
     # Not below pytest's temporary folder, which may lie in memory, where no container can be stored.
-    root = cache_folder() / "test-clusters" / uuid.uuid4().hex[:8]
+    root = cache_folder() / f"test-cluster-{uuid.uuid4().hex[:8]}"
     home = Home(root)
     yield home
     home.run("down")
