@@ -26,7 +26,7 @@ lint: $(SYNCED) ## Format, lint, types, import contract, generated files
 	$(BIN)/python -m saffron_api.generate --check
 
 e2e: $(SYNCED) ## The demo's flow with the operator killed five times, and bad input, on a real cluster
-	$(BIN)/python -m pytest -m cluster -o addopts="--import-mode=importlib --strict-markers -ra" tests/e2e tests/dev
+	$(BIN)/python -m pytest -m cluster -o addopts="--import-mode=importlib --strict-markers -ra" tests/dev tests/e2e
 
 bench: $(SYNCED) ## Side by side with llm-compressor: perplexity, time, peak memory
 	$(BIN)/python benchmarks/peers.py
