@@ -48,7 +48,7 @@ def write_chunks(path: Path, chunks: Iterable[bytes | memoryview], *, mode: int 
         sync_folder(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        if error.errno in _FULL:
+        if is_full(error):
             raise storage_full(path.parent, need=written) from error
         raise
 
@@ -68,6 +68,11 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def is_full(error: OSError) -> bool:
+    """Whether a write failed for lack of room, a quota and a limit on a file's size included."""
+    return error.errno in _FULL
 
 
 def storage_full(folder: Path, *, need: int | None) -> StageError:

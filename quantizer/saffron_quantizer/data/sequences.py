@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
+from saffron_quantizer.checkpoint.reader import read_config
 from saffron_quantizer.data.lines import Chat, Line, Text, Tokens, malformed, read_lines
 from saffron_quantizer.data.split import by_conversation, without_repeats
 from saffron_quantizer.data.tokenizer import NoChatTemplateError, Tokenizer
@@ -114,15 +115,19 @@ def too_few(path: Path, *, have: int, need: int) -> StageError:
     )
 
 
-def check_vocabulary(sequences: Iterable[TokenSequence], vocabulary: int, path: Path) -> None:
+def check_vocabulary(sequences: Iterable[TokenSequence], model: Path, data: Path) -> None:
     """Make sure that every token is one of the model's.
 
     Raises:
-        StageError: `DATASET_MALFORMED` with the first sequence's number, if the data are another model's.
+        StageError: `DATASET_MALFORMED` with the first sequence's number, if the data are another model's;
+            `MODEL_MALFORMED` if its config.json tells no size of the vocabulary.
     """
+    vocabulary = read_config(model).get("vocab_size")
+    if not isinstance(vocabulary, int):
+        raise StageError(Failure(reason=FailureReason.MODEL_MALFORMED, subject="config.json (no vocab_size)"))
     for number, sequence in enumerate(sequences, start=1):
         if max(sequence.tokens) >= vocabulary:
-            raise malformed(path, number, "has a token that the model does not know; sample with this model")
+            raise malformed(data, number, "has a token that the model does not know, sampled for another model")
 
 
 def to_jsonl(sequences: Iterable[TokenSequence]) -> bytes:

@@ -47,7 +47,7 @@ class BaselineRequest:
         }
 
 
-def baseline(stream: ModelStream, request: BaselineRequest, out: Path, progress: ProgressSink) -> BaselineResult:
+def baseline(model: Path, request: BaselineRequest, out: Path, progress: ProgressSink) -> BaselineResult:
     """Write the states into a folder that only its owner can read; a finished one is only reported.
 
     Raises:
@@ -57,6 +57,7 @@ def baseline(stream: ModelStream, request: BaselineRequest, out: Path, progress:
     finished = open_artefact(out, settings=request.settings, files=[_FILE])
     if finished is not None:
         return BaselineResult.model_validate(finished)
+    stream = ModelStream.open(model)
     hidden = original_hidden(stream, request.sequences, progress)
     write_tensors(out / _FILE, {_TENSOR: hidden.states}, mode=PRIVATE_FILE)
     nll = negative_log_likelihood(Scored(stream, hidden.states), hidden.targets, progress=progress)

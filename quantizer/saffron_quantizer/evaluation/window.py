@@ -2,10 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
-from saffron_quantizer.data.sequences import TokenSequence
+from saffron_quantizer.data.sequences import TokenSequence, check_vocabulary, load_sequences
 
 MAX_SCORED_TOKENS = 65_536
+
+
+def load_gate_set(path: Path, model: Path, *, max_tokens: int) -> list[TokenSequence]:
+    """The gate set of a file, raw or sampled, with as many scored tokens as are looked at.
+
+    Raises:
+        StageError: the data set can't be used, or is another model's.
+    """
+    sequences = load_sequences(path, model, max_tokens=max_tokens)
+    check_vocabulary(sequences, model, path)
+    return limit_scored(sequences)
 
 
 def limit_scored(sequences: Sequence[TokenSequence], most: int = MAX_SCORED_TOKENS) -> list[TokenSequence]:

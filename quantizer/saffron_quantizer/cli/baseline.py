@@ -1,0 +1,67 @@
+"""`saffron baseline`: the original's hidden states on the gate set, once for all candidates."""
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from saffron_api.results import BaselineResult, Stage
+from saffron_quantizer.cli.options import add_hash_cache, add_model, add_output, add_sequences
+from saffron_quantizer.cli.outcome import run_stage
+from saffron_quantizer.cli.progress import shown_progress
+from saffron_quantizer.cli.subcommand import add_command
+from saffron_quantizer.cli.text import Outcome, rows
+
+if TYPE_CHECKING:
+    from saffron_quantizer.cli.subcommand import Commands
+
+
+def add_to(commands: "Commands") -> None:
+    """Add the subcommand."""
+    parser = add_command(
+        commands,
+        "baseline",
+        summary="compute the original's hidden states on the gate set once",
+        about="Compute the original's final hidden states on the gate set, so that each candidate is compared with "
+        "them without computing them again. At most 65536 tokens are scored.",
+        run=partial(run_stage, Stage.BASELINE, work=_work),
+    )
+    add_model(parser, what="the original")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="the gate set: gate.jsonl of `saffron sample`, or JSONL",
+    )
+    add_sequences(parser)
+    add_hash_cache(parser)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="new folder for the hidden states, readable by its owner only; if a run with the same model and data "
+        "finished it, it is only reported",
+    )
+    add_output(parser)
+
+
+def _work(arguments: argparse.Namespace) -> Outcome:
+    # Torch takes seconds that --help need not wait for.
+    from saffron_quantizer.checkpoint.identity import FolderGuard, model_digest  # noqa: PLC0415
+    from saffron_quantizer.evaluation.baseline import BaselineRequest, baseline  # noqa: PLC0415
+    from saffron_quantizer.evaluation.window import load_gate_set  # noqa: PLC0415
+
+    with FolderGuard(arguments.model, hash_cache=arguments.hash_cache), shown_progress(sys.stderr) as progress:
+        request = BaselineRequest(
+            model_digest=arguments.model_digest or model_digest(arguments.model, hash_cache=arguments.hash_cache),
+            sequences=load_gate_set(arguments.data, arguments.model, max_tokens=arguments.max_tokens),
+        )
+        result = baseline(arguments.model, request, arguments.out, progress)
+    return Outcome(result, _text(result))
+
+
+def _text(result: BaselineResult) -> str:
+    return rows(("perplexity", f"{result.perplexity:.4f}"), ("scored tokens", f"{result.scored_tokens:,}"))

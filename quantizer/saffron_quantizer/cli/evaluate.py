@@ -1,0 +1,141 @@
+"""`saffron evaluate`: measure a checkpoint against its original."""
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from saffron_api.failures import ExitCode, Failure, FailureReason, StageError, subject_of
+from saffron_api.quantized_model import Gates, Verdict
+from saffron_api.results import Stage
+from saffron_quantizer.cli.options import add_hash_cache, add_model, add_output, add_sequences, gates_file, level
+from saffron_quantizer.cli.outcome import run_stage
+from saffron_quantizer.cli.progress import shown_progress
+from saffron_quantizer.cli.subcommand import add_command
+from saffron_quantizer.cli.table import report_text
+from saffron_quantizer.cli.text import Outcome
+from saffron_quantizer.report import Report, judged, to_json
+
+if TYPE_CHECKING:
+    from saffron_quantizer.cli.subcommand import Commands
+
+_VERDICT_CODES = {
+    Verdict.FAIL: ExitCode.VERDICT_FAIL,
+    Verdict.INCONCLUSIVE: ExitCode.VERDICT_INCONCLUSIVE,
+}
+
+
+def add_to(commands: "Commands") -> None:
+    """Add the subcommand."""
+    parser = add_command(
+        commands,
+        "evaluate",
+        summary="measure a checkpoint against its original",
+        about="Read a written checkpoint again, pair it with its original on the gate set token by token, and tell "
+        "perplexity ratio, KL divergence, agreement of the top token and size, with one-sided confidence bounds "
+        "resampled by conversation.",
+        run=partial(run_stage, Stage.EVALUATE, work=_work),
+    )
+    add_model(parser, name="--original", what="the original model")
+    parser.add_argument(
+        "--candidate", type=Path, required=True, metavar="DIR", help="the checkpoint that `saffron quantize` wrote"
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="the gate set: gate.jsonl of `saffron sample`, or JSONL",
+    )
+    add_sequences(parser)
+    parser.add_argument(
+        "--baseline",
+        type=Path,
+        metavar="DIR",
+        help="what `saffron baseline` wrote for this model and this data (default: the original is computed here)",
+    )
+    add_hash_cache(parser)
+    _add_verdict(parser)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="file for the report, JSON; one with the same settings is used again and only judged anew (default: none)",
+    )
+    add_output(parser)
+
+
+def _add_verdict(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--confidence",
+        type=level,
+        metavar="SHARE",
+        help="level of each one-sided bound, 0.5 to below 1; for k candidates at 0.95 together give 1-0.05/k "
+        "(default: `confidence` of --gates, else 0.95)",
+    )
+    parser.add_argument(
+        "--gates",
+        type=gates_file,
+        metavar="FILE",
+        help="limits in YAML, as under `gates` in a QuantizedModel (default: figures without a verdict)",
+    )
+    parser.add_argument(
+        "--exit-verdict",
+        action="store_true",
+        help="exit with 20 on Fail and 21 on Inconclusive; needs --gates (default: exit with 0 on any verdict)",
+    )
+
+
+def _work(arguments: argparse.Namespace) -> Outcome:
+    gates: Gates | None = arguments.gates
+    if arguments.exit_verdict and gates is None:
+        arguments.refuse("--exit-verdict needs --gates")
+    confidence = arguments.confidence or (gates or Gates()).confidence
+    report = _report(arguments, confidence)
+    if gates is not None:
+        report = judged(report, gates)
+    if arguments.out is not None:
+        from saffron_quantizer.atomic import PRIVATE_FILE, write_file  # noqa: PLC0415
+
+        write_file(arguments.out, to_json(report).encode(), mode=PRIVATE_FILE)
+    code = _VERDICT_CODES.get(report.verdict) if arguments.exit_verdict and report.verdict else None
+    return Outcome(report.result, report_text(report), code or ExitCode.DONE)
+
+
+def _report(arguments: argparse.Namespace, confidence: float) -> Report:
+    # Torch takes seconds that --help need not wait for.
+    from saffron_quantizer.atomic import private_folder  # noqa: PLC0415
+    from saffron_quantizer.checkpoint.identity import FolderGuard, model_digest  # noqa: PLC0415
+    from saffron_quantizer.evaluation.evaluate import EvaluateRequest, evaluate  # noqa: PLC0415
+    from saffron_quantizer.evaluation.window import load_gate_set  # noqa: PLC0415
+
+    if arguments.out is not None and not arguments.out.parent.is_dir():
+        private_folder(arguments.out.parent)
+    with FolderGuard(arguments.original, hash_cache=arguments.hash_cache), shown_progress(sys.stderr) as progress:
+        request = EvaluateRequest(
+            original=arguments.original,
+            model_digest=arguments.model_digest or model_digest(arguments.original, hash_cache=arguments.hash_cache),
+            candidate=arguments.candidate,
+            sequences=load_gate_set(arguments.data, arguments.original, max_tokens=arguments.max_tokens),
+            baseline=arguments.baseline,
+            confidence=confidence,
+        )
+        return evaluate(request, _finished(arguments.out), progress)
+
+
+def _finished(out: Path | None) -> Report | None:
+    """The report of an earlier run.
+
+    Raises:
+        StageError: `SPEC_INVALID` if the file is something else, which must not be lost.
+    """
+    if out is None or not out.is_file():
+        return None
+    try:
+        return Report.model_validate_json(out.read_bytes())
+    except ValidationError as error:
+        subject = subject_of(f"--out {out} is a file, but no report")
+        raise StageError(Failure(reason=FailureReason.SPEC_INVALID, subject=subject)) from error

@@ -1,0 +1,39 @@
+"""The entry point of `saffron`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from saffron_quantizer.cli import baseline, compare, evaluate, inspect, quantize, sample
+from saffron_quantizer.cli.outcome import end_at_sigterm
+
+_EPILOG = """\
+exit codes:
+  0 done    1 bug, or reading or writing failed    2 usage    10 request    11 data set    12 model
+  13 storage full    14 input changed    15 too little memory    16 unsupported
+  20 verdict Fail    21 verdict Inconclusive (both only with evaluate --exit-verdict)
+
+`saffron COMMAND --help` explains every option.
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="saffron",
+        description="Make a language model's checkpoint smaller, and measure what that costs.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for command in (inspect, sample, baseline, quantize, evaluate, compare):
+        command.add_to(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and exit."""
+    end_at_sigterm()
+    arguments = build_parser().parse_args(argv)
+    sys.exit(arguments.run(arguments))

@@ -1,0 +1,126 @@
+"""Options that subcommands share, and how their values are read: each refusal says what is allowed."""
+
+import argparse
+from collections.abc import Callable, Iterable
+from enum import StrEnum
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from saffron_api.quantized_model import Gates
+
+Value = TypeVar("Value")
+Choice = TypeVar("Choice", bound=StrEnum)
+
+
+def choice(kind: type[Choice]) -> Callable[[str], Choice]:
+    """Read one of an enum's values in any case."""
+
+    def read(text: str) -> Choice:
+        for member in kind:
+            if member.value.lower() == text.lower():
+                return member
+        raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(kind)}")
+
+    return read
+
+
+def whole_number(low: int, high: int) -> Callable[[str], int]:
+    """Read a whole number within bounds, both included."""
+
+    def read(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {low} to {high}")
+        return int(text)
+
+    return read
+
+
+def level(text: str) -> float:
+    """Read a level of confidence, a share between one half and one."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.5 <= value < 1:  # noqa: PLR2004 under one half a bound would lie on the wrong side
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0.5 to below 1, as 0.95")
+    return value
+
+
+def digest(text: str) -> str:
+    """Read a SHA-256 in hex."""
+    if len(text) != 64 or set(text) - set("0123456789abcdef"):  # noqa: PLR2004 256 bits in hex
+        raise argparse.ArgumentTypeError(f"{text!r} is not a SHA-256, 64 hexadecimal digits")
+    return text
+
+
+def gates_file(text: str) -> Gates:
+    """Read limits from YAML as they stand under `gates` in a QuantizedModel."""
+    try:
+        return Gates.model_validate(yaml.safe_load(Path(text).read_bytes()))
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"can't read {text}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise argparse.ArgumentTypeError(f"{text} is not YAML") from error
+    except ValidationError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {refusals(error)}") from error
+
+
+def refusals(error: ValidationError) -> str:
+    """What a type refuses, in one line: each field and what is wrong with it."""
+    return "; ".join(_refusal(entry["loc"], entry["msg"]) for entry in error.errors(include_url=False))
+
+
+def _refusal(place: Iterable[int | str], message: str) -> str:
+    field = ".".join(map(str, place))
+    return f"{field}: {message}" if field else message
+
+
+def add_model(parser: argparse.ArgumentParser, *, name: str = "--model", what: str = "the model") -> None:
+    """The folder of the original, and what is known of it."""
+    parser.add_argument(
+        name, type=Path, required=True, metavar="DIR", help=f"folder of {what}: config.json, *.safetensors, tokenizer"
+    )
+    parser.add_argument(
+        "--model-digest",
+        type=digest,
+        metavar="HEX",
+        help="the model's digest as `saffron inspect` tells it (default: computed, which reads the whole folder)",
+    )
+
+
+def add_hash_cache(parser: argparse.ArgumentParser) -> None:
+    """Where hashes of the model's files are remembered."""
+    parser.add_argument(
+        "--hash-cache",
+        type=Path,
+        metavar="FILE",
+        help="JSON file that remembers the hashes of the model's files by size and time of change; a file that "
+        "differs from it has changed during the run (default: none)",
+    )
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """How the result is told."""
+    parser.add_argument("--json", action="store_true", help="print the result as one line of JSON (default: as text)")
+    parser.add_argument(
+        "--result",
+        type=Path,
+        metavar="FILE",
+        help="also write the result, or why there is none, to this file as one line of JSON; a Job's termination "
+        "message (default: none)",
+    )
+
+
+def add_sequences(parser: argparse.ArgumentParser) -> None:
+    """How lines that people wrote are read where sampled ones are usual."""
+    parser.add_argument(
+        "--max-tokens",
+        type=whole_number(16, 131_072),
+        default=2048,
+        metavar="N",
+        help="tokens that a sequence keeps when the lines are text, prompt or messages, 16 to 131072; sampled lines "
+        "are taken as they are (default: %(default)s)",
+    )

@@ -1,0 +1,108 @@
+"""How a subcommand ends: its result is told, or why there is none, and what to do about it."""
+
+import argparse
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from saffron_api.failures import ExitCode, Failure, FailureReason, StageError, subject_of
+from saffron_api.results import FailureResult, Stage, StageResult, encode
+from saffron_quantizer.atomic import is_full, storage_full
+
+_TERMINATED = 128 + signal.SIGTERM
+_INTERRUPTED = 128 + signal.SIGINT
+_ALLOCATION_FAILED = ("can't allocate memory", "not enough memory")
+"""What torch says in a RuntimeError when the system gives it no memory."""
+
+
+class Told(Protocol):
+    """What a subcommand has to say when all went well."""
+
+    @property
+    def result(self) -> StageResult:
+        """The result for the operator."""
+
+    @property
+    def text(self) -> str:
+        """The result for people."""
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """What the process ends with."""
+
+
+def run_stage(stage: Stage, arguments: argparse.Namespace, work: Callable[[argparse.Namespace], Told]) -> int:
+    """Do a stage's work and tell how it ended.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        told = work(arguments)
+        _write_result(arguments.result, told.result)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on with what is finished", file=sys.stderr)
+        return _INTERRUPTED
+    except Exception as error:  # noqa: BLE001 whatever it is, it is told, and an unknown one with its traceback
+        return _tell_failure(stage, arguments.result, failure_of(error), error)
+    print(encode(told.result) if arguments.json else told.text)
+    return told.exit_code
+
+
+def failure_of(error: Exception) -> Failure:
+    """What an exception means."""
+    if isinstance(error, StageError):
+        return error.failure
+    if isinstance(error, MemoryError) or any(words in str(error) for words in _ALLOCATION_FAILED):
+        return Failure(reason=FailureReason.OUT_OF_MEMORY)
+    if isinstance(error, OSError) and is_full(error):
+        return storage_full(Path(error.filename or "."), need=None).failure
+    if isinstance(error, OSError):
+        subject = subject_of(f"{error.filename or 'a file'} ({error.strerror})")
+        return Failure(reason=FailureReason.INPUT_OUTPUT, subject=subject)
+    return Failure(reason=FailureReason.INTERNAL, subject=subject_of(type(error).__name__))
+
+
+def render(failure: Failure) -> str:
+    """A failure for people: what was wrong, then what to do."""
+    wrong, separator, remedy = failure.message.partition("; ")
+    return f"error: {wrong}.\n  what to do: {remedy}" if separator else f"error: {wrong}"
+
+
+def _tell_failure(stage: Stage, result: Path | None, failure: Failure, error: Exception) -> int:
+    if failure.reason is FailureReason.INTERNAL:
+        traceback.print_exception(error)
+    print(render(failure), file=sys.stderr)
+    try:
+        _write_result(result, FailureResult(failed_stage=stage, failure=failure))
+    except OSError as second:
+        print(f"error: {result} can't be written ({second.strerror})", file=sys.stderr)
+    return failure.exit_code
+
+
+def _write_result(path: Path | None, result: StageResult) -> None:
+    """Write the termination message; the kubelet mounts it as a file, which can't be replaced by renaming."""
+    if path is not None:
+        path.write_text(encode(result))
+
+
+def end_at_sigterm() -> None:
+    """End at once at SIGTERM, also in the middle of a long computation, where a signal handler would wait.
+
+    Nothing is lost: every file is whole or absent, and the next run goes on with what is finished. As process 1 of a
+    container the signal would otherwise be ignored. To be called before a library starts threads of its own, which
+    would take the signal instead.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def wait() -> None:
+        signal.sigwait({signal.SIGTERM})
+        os.write(2, b"ended by SIGTERM; the same command goes on with what is finished\n")
+        os._exit(_TERMINATED)
+
+    threading.Thread(target=wait, name="sigterm", daemon=True).start()

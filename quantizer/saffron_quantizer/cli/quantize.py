@@ -1,0 +1,168 @@
+"""`saffron quantize`: make a checkpoint."""
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from saffron_api.candidate import (
+    ALLOWED,
+    DEFAULT_GROUP_SIZE,
+    GROUP_SIZES,
+    NEEDS_CALIBRATION,
+    CandidateSpec,
+    Method,
+    Scheme,
+)
+from saffron_api.results import QuantizeResult, Stage
+from saffron_quantizer.cli.options import (
+    add_hash_cache,
+    add_model,
+    add_output,
+    add_sequences,
+    choice,
+    refusals,
+    whole_number,
+)
+from saffron_quantizer.cli.outcome import run_stage
+from saffron_quantizer.cli.progress import duration, shown_progress
+from saffron_quantizer.cli.subcommand import add_command
+from saffron_quantizer.cli.text import Outcome, rows, size
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from saffron_quantizer.cli.subcommand import Commands
+
+
+def add_to(commands: "Commands") -> None:
+    """Add the subcommand."""
+    parser = add_command(
+        commands,
+        "quantize",
+        summary="make a smaller checkpoint",
+        about="Make a checkpoint in compressed-tensors' format, block by block. A run that was killed goes on with the "
+        "first block that is not finished and ends with the same bytes.",
+        run=partial(run_stage, Stage.QUANTIZE, work=_work),
+    )
+    add_model(parser)
+    _add_candidate(parser)
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="FILE",
+        help="what the weights are fitted to: calibration.jsonl of `saffron sample`, or JSONL with text, prompt or "
+        f"messages; needed by {', '.join(sorted(NEEDS_CALIBRATION))}",
+    )
+    parser.add_argument(
+        "--samples",
+        type=whole_number(1, 100_000),
+        metavar="N",
+        help="conversations of it that are used, 1 to 100000 (default: all)",
+    )
+    add_sequences(parser)
+    add_hash_cache(parser)
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder for the checkpoint, new or our own unfinished one"
+    )
+    where.add_argument(
+        "--store",
+        type=Path,
+        metavar="DIR",
+        help="instead of --out: folder of all checkpoints; this one becomes the folder in it that its digest names",
+    )
+    parser.add_argument(
+        "--work",
+        type=Path,
+        metavar="DIR",
+        help="folder that remembers the result, so that a second run only reports it (default: none)",
+    )
+    add_output(parser)
+
+
+def _add_candidate(parser: argparse.ArgumentParser) -> None:
+    makes = "; ".join(f"{method} makes {', '.join(schemes)}" for method, schemes in ALLOWED.items())
+    parser.add_argument(
+        "--method",
+        type=choice(Method),
+        required=True,
+        metavar="METHOD",
+        help=f"how the codes are found: {', '.join(Method)}, in any case",
+    )
+    parser.add_argument(
+        "--scheme",
+        type=choice(Scheme),
+        required=True,
+        metavar="SCHEME",
+        help="bits of weights (W) and activations (A): W4A16 is int4 weights, W8A8 int8 weights and int8 activations "
+        f"rounded per token as they come. {makes}",
+    )
+    parser.add_argument(
+        "--group-size",
+        type=int,
+        metavar="N",
+        help=f"columns that share one scale: {', '.join(map(str, GROUP_SIZES))}; with W4A16 only "
+        f"(default: {DEFAULT_GROUP_SIZE})",
+    )
+
+
+def _spec(arguments: argparse.Namespace) -> CandidateSpec:
+    try:
+        return CandidateSpec(method=arguments.method, scheme=arguments.scheme, group_size=arguments.group_size)
+    except ValidationError as error:
+        arguments.refuse(refusals(error))
+        raise
+
+
+def _work(arguments: argparse.Namespace) -> Outcome:
+    spec = _spec(arguments)
+    if spec.method in NEEDS_CALIBRATION and arguments.calibration is None:
+        arguments.refuse(f"--method {spec.method} needs --calibration")
+    # Torch takes seconds that --help need not wait for.
+    from saffron_quantizer.atomic import private_folder  # noqa: PLC0415
+    from saffron_quantizer.checkpoint.identity import FolderGuard, model_digest  # noqa: PLC0415
+    from saffron_quantizer.quantize import quantize  # noqa: PLC0415
+
+    if arguments.work is not None:
+        private_folder(arguments.work)
+    with FolderGuard(arguments.model, hash_cache=arguments.hash_cache), shown_progress(sys.stderr) as progress:
+        result = quantize(
+            model=arguments.model,
+            sequences=_calibration(arguments) if spec.method in NEEDS_CALIBRATION else None,
+            spec=spec,
+            store=arguments.store,
+            out=arguments.out,
+            work=arguments.work,
+            model_digest=arguments.model_digest or model_digest(arguments.model, hash_cache=arguments.hash_cache),
+            data_digest=None,
+            progress=progress,
+        )
+    return Outcome(result, _text(result))
+
+
+def _calibration(arguments: argparse.Namespace) -> "list[Tensor]":
+    import torch  # noqa: PLC0415
+
+    from saffron_quantizer.data.sequences import check_vocabulary, load_sequences  # noqa: PLC0415
+
+    sequences = load_sequences(
+        arguments.calibration, arguments.model, samples=arguments.samples, max_tokens=arguments.max_tokens
+    )
+    check_vocabulary(sequences, arguments.model, arguments.calibration)
+    return [torch.tensor(sequence.tokens, dtype=torch.int64) for sequence in sequences]
+
+
+def _text(result: QuantizeResult) -> str:
+    return rows(
+        ("digest", result.checkpoint_digest),
+        ("size", size(result.bytes)),
+        ("quantized linears", str(result.modules)),
+        ("largest damping", f"{result.max_damping:g}"),
+        ("dead columns", str(result.dead_columns)),
+        ("time", duration(result.seconds)),
+        ("peak memory", size(result.peak_bytes)),
+    )

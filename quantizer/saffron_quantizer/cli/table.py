@@ -1,0 +1,88 @@
+"""Reports as tables: one candidate's figures, or several candidates side by side."""
+
+import io
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from saffron_api.gates import MIN_UNITS
+from saffron_api.quantized_model import Verdict
+from saffron_api.results import FigureName
+from saffron_quantizer.cli.text import size
+from saffron_quantizer.report import GateRow, Report
+
+_WIDE = 200
+_TITLES = {
+    FigureName.PERPLEXITY_RATIO: "perplexity ratio",
+    FigureName.KL_DIVERGENCE: "KL, nats a token",
+    FigureName.TOP_TOKEN_AGREEMENT: "same top token",
+    FigureName.CHECKPOINT_BYTES_RATIO: "size ratio",
+}
+
+
+def report_text(report: Report) -> str:
+    """One candidate: a line a figure, then the verdict."""
+    table = Table(box=None, pad_edge=False)
+    for title in ("figure", "value", "lower", "upper", "limit", "verdict"):
+        table.add_column(title, justify="left" if title in {"figure", "verdict"} else "right")
+    for row in report.gates:
+        limit = "-" if row.limit is None else f"{row.limit:g}"
+        bounds = (f"{row.value:.4f}", f"{row.lower:.4f}", f"{row.upper:.4f}")
+        table.add_row(_TITLES[row.name], *bounds, limit, row.verdict or "-")
+    confidence = report.fingerprint.settings.confidence
+    summary = (
+        f"{report.units} conversations, {report.scored_tokens:,} scored tokens, each bound at {confidence:.4g}; "
+        f"perplexity {report.perplexity_original:.3f} -> {report.perplexity_candidate:.3f}, "
+        f"{size(report.original_bytes)} -> {size(report.bytes)}"
+    )
+    lines = [_drawn(table), summary]
+    if report.verdict is not None:
+        lines.append(f"verdict: {report.verdict}{_why(report)}")
+    return "\n".join(lines)
+
+
+def _why(report: Report) -> str:
+    """What would settle a verdict that is not conclusive."""
+    if report.verdict is not Verdict.INCONCLUSIVE:
+        return ""
+    if report.units < MIN_UNITS:
+        return f"; {MIN_UNITS} conversations are the least that bounds can rest on"
+    if report.units_needed is None:
+        return "; no number of conversations would settle it"
+    return f"; about {report.units_needed} conversations would settle it"
+
+
+def comparison(reports: Sequence[Report]) -> str:
+    """Several candidates: a line each, smallest first, with value and bounds of each figure."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("candidate")
+    table.add_column("bytes", justify="right")
+    for name in FigureName:
+        table.add_column(_TITLES[name], justify="right")
+    table.add_column("verdict")
+    for report in sorted(reports, key=lambda each: each.bytes):
+        rows = {row.name: row for row in report.gates}
+        cells = (_cell(rows[name]) if name in rows else "-" for name in FigureName)
+        table.add_row(_label(report), f"{report.bytes:,}", *cells, report.verdict or "-")
+    return _drawn(table)
+
+
+def _label(report: Report) -> str:
+    spec = report.candidate
+    group = f" g{spec.effective_group_size}" if spec.effective_group_size else ""
+    return f"{spec.method} {spec.scheme}{group} ({report.digest[:8]})"
+
+
+def _cell(row: GateRow) -> str:
+    # An exact figure has nothing on either side of it.
+    if row.lower == row.upper:
+        return f"{row.value:.3f}"
+    return f"{row.value:.3f} [{row.lower:.3f}, {row.upper:.3f}]"
+
+
+def _drawn(table: Table) -> str:
+    console = Console(file=io.StringIO(), width=_WIDE, color_system=None)
+    with console.capture() as capture:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())

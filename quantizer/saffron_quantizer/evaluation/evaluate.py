@@ -1,0 +1,148 @@
+"""The Evaluate stage: a written checkpoint, read again from its files, paired with its original token by token."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from saffron_api.candidate import CandidateSpec
+from saffron_api.failures import Failure, FailureReason, StageError, subject_of
+from saffron_api.results import FigureName
+from saffron_quantizer.checkpoint.identity import FolderGuard, model_digest
+from saffron_quantizer.checkpoint.manifest import read_manifest
+from saffron_quantizer.checkpoint.reader import CheckpointReader
+from saffron_quantizer.data.sequences import TokenSequence, sequences_digest
+from saffron_quantizer.evaluation.baseline import BaselineRequest, original_hidden, read_baseline
+from saffron_quantizer.evaluation.bootstrap import SEED, resamples_for
+from saffron_quantizer.evaluation.divergence import Scored, TokenFigures, compare_tokens
+from saffron_quantizer.evaluation.figures import exact_figure, measured_figures, perplexity, sum_by_unit
+from saffron_quantizer.evaluation.hidden import scored_hidden
+from saffron_quantizer.memory import peak_bytes
+from saffron_quantizer.models.stream import ModelStream
+from saffron_quantizer.progress import ProgressSink
+from saffron_quantizer.report import Fingerprint, LayerRow, Machine, Report, Settings, Timings, unjudged
+
+
+@dataclass(frozen=True)
+class EvaluateRequest:
+    """What to compare with what.
+
+    Attributes:
+        original: folder of the original model.
+        model_digest: of the original.
+        candidate: folder of a checkpoint that we wrote.
+        sequences: the gate set, as made by `limit_scored`.
+        baseline: folder of the original's states; None to compute them here.
+        confidence: level of each one-sided bound.
+    """
+
+    original: Path
+    model_digest: str
+    candidate: Path
+    sequences: Sequence[TokenSequence]
+    baseline: Path | None
+    confidence: float
+
+
+def evaluate(request: EvaluateRequest, finished: Report | None, progress: ProgressSink) -> Report:
+    """Measure a candidate, or report what was measured with the same settings before.
+
+    Args:
+        request: what to compare.
+        finished: the report of an earlier run, if there is one.
+        progress: told of each block and each chunk of tokens.
+
+    Raises:
+        StageError: a folder can't be used, changed meanwhile, or holds NaN; the baseline is of other data.
+    """
+    manifest = _checkpoint_manifest(request.candidate)
+    with FolderGuard(request.original), FolderGuard(request.candidate):
+        settings = _settings(request, manifest)
+        if finished is not None and finished.fingerprint.settings == settings:
+            return finished
+        candidate = ModelStream.open(request.candidate)
+        figures, timings = _measure(request, candidate, progress)
+    sums = sum_by_unit(figures, request.sequences)
+    size, original_size = CheckpointReader(request.candidate).bytes, CheckpointReader(request.original).bytes
+    measured = [
+        *measured_figures(sums, level=request.confidence),
+        exact_figure(FigureName.CHECKPOINT_BYTES_RATIO, size / original_size),
+    ]
+    return Report(
+        candidate=CandidateSpec.model_validate(manifest["fingerprint"]["request"]["candidate"]),
+        digest=settings.checkpoint_digest,
+        bytes=size,
+        original_bytes=original_size,
+        gates=unjudged(measured, sums.units),
+        perplexity_original=perplexity(sums.nll_original, sums.tokens),
+        perplexity_candidate=perplexity(sums.nll_candidate, sums.tokens),
+        scored_tokens=int(sums.tokens.sum()),
+        layers=[LayerRow.model_validate(layer) for layer in manifest.get("layers", [])],
+        fingerprint=Fingerprint(settings=settings, machine=_machine(candidate)),
+        timings=timings,
+        peak_bytes=peak_bytes(),
+    )
+
+
+def _checkpoint_manifest(folder: Path) -> Any:  # noqa: ANN401 parsed JSON
+    """The manifest that makes a folder a checkpoint of ours."""
+    manifest = read_manifest(folder)
+    if manifest is None:
+        reason = FailureReason.MODEL_INCOMPLETE if folder.is_dir() else FailureReason.MODEL_MISSING
+        subject = "manifest.json, so it is no finished checkpoint" if folder.is_dir() else subject_of(folder)
+        raise StageError(Failure(reason=reason, subject=subject))
+    return manifest
+
+
+def _settings(request: EvaluateRequest, manifest: Any) -> Settings:  # noqa: ANN401 parsed JSON
+    """What the figures depend on; the candidate's files are hashed, so that what is judged is what was written."""
+    digest = model_digest(request.candidate, hash_cache=None)
+    if digest != manifest["result"]["checkpointDigest"]:
+        raise StageError(Failure(reason=FailureReason.INPUT_CHANGED, subject=subject_of(request.candidate)))
+    return Settings(
+        model_digest=request.model_digest,
+        checkpoint_digest=digest,
+        data_digest=sequences_digest(request.sequences),
+        confidence=request.confidence,
+        seed=SEED,
+        resamples=resamples_for(request.confidence),
+    )
+
+
+def _measure(request: EvaluateRequest, candidate: ModelStream, progress: ProgressSink) -> tuple[TokenFigures, Timings]:
+    begun = time.monotonic()
+    original = ModelStream.open(request.original)
+    if request.baseline is None:
+        states = original_hidden(original, request.sequences, progress).states
+    else:
+        states = read_baseline(request.baseline, BaselineRequest(request.model_digest, request.sequences))
+    original_done = time.monotonic()
+    hidden = scored_hidden(candidate, request.sequences, activity="candidate, block by block", progress=progress)
+    candidate_done = time.monotonic()
+    # Both are rounded alike, so that a candidate which equals its original has a divergence of 0.
+    figures = compare_tokens(
+        Scored(original, states),
+        Scored(candidate, hidden.states.to(states.dtype)),
+        hidden.targets,
+        progress=progress,
+    )
+    timings = Timings(
+        original=round(original_done - begun, 1),
+        candidate=round(candidate_done - original_done, 1),
+        compare=round(time.monotonic() - candidate_done, 1),
+    )
+    return figures, timings
+
+
+def _machine(stream: ModelStream) -> Machine:
+    return Machine(
+        isa=torch.backends.cpu.get_cpu_capability(),
+        threads=torch.get_num_threads(),
+        dtype=str(stream.dtype),
+        torch=version("torch"),
+        transformers=version("transformers"),
+    )
