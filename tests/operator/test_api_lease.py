@@ -5,7 +5,6 @@ import time
 from contextlib import suppress
 
 import pytest
-from apilevel import setup
 
 from saffron_dev.controlplane import ControlPlane
 from saffron_operator.client import Cluster, load_configuration

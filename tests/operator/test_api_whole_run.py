@@ -5,8 +5,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import pytest
 from apilevel import operators, setup
-from apilevel.kubelet import Kubelet, checkpoint_digest
+from apilevel.kubelet import checkpoint_digest
 
 from saffron_dev.controlplane import ControlPlane
 from saffron_operator import names
@@ -32,7 +33,8 @@ async def objects(admin: Cluster, namespace: str) -> list[Object]:
     return [each for resource in resources for each in await admin.list_all(resource, namespace)]
 
 
-async def test_from_apply_to_promoted(installed: ControlPlane, served: str, admin: Cluster, kubelet: Kubelet) -> None:
+@pytest.mark.usefixtures("kubelet")
+async def test_from_apply_to_promoted(installed: ControlPlane, served: str, admin: Cluster) -> None:
     async with operators.process(installed, served) as operator:
         await operator.logged("leading")
         key = await setup.begin(admin, served)
