@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
-from saffron_operator.errors import LeadershipLostError, OperatorError
+from saffron_operator.errors import ConflictError, LeadershipLostError, OperatorError
 
 log = logging.getLogger(__name__)
 
@@ -107,8 +107,10 @@ class WorkQueue:
         self._failures[key] = failures
         seconds = backoff(failures)
         self._due[key] = self._clock() + seconds
-        log.warning(
-            "pass failed",
+        overtaken = isinstance(error, ConflictError)
+        log.log(
+            logging.INFO if overtaken else logging.WARNING,
+            "pass overtaken" if overtaken else "pass failed",
             # What the API server refuses needs no trace; anything else is a bug of ours.
             exc_info=None if isinstance(error, OperatorError) else error,
             extra={"fields": {"key": "/".join(key), "failures": failures, "again_in_s": seconds, "error": error}},
