@@ -1,5 +1,6 @@
 """What is created and applied: a stage's Job, the canary, the overlay."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from saffron_api.results import Stage
 from saffron_operator.decision import ApplyCanary, ApplyOverlay, CreateJob, RemoveOverlay
 from saffron_operator.manifests.job import JobRequest, build
 from saffron_operator.names import job_name
+from saffron_quantizer.cli.main import build_parser
 
 KEY = builders.hexadecimal("key")
 W = f"/mnt/workspace/{builders.UID}"
@@ -200,7 +202,7 @@ def test_the_commands_hand_each_other_what_they_make():
         *["--candidate", '{"name": "int8", "method": "RTN", "scheme": "W8A8"}', *end],
     ]
     assert found["sample", ""] == [
-        *["saffron", "sample", "--model", "/mnt/model/qwen", *model, "--dataset", "/mnt/data/a/prompts.jsonl"],
+        *["saffron", "sample", "--model", "/mnt/model/qwen", *model[:2], "--dataset", "/mnt/data/a/prompts.jsonl"],
         *["--calibration-samples", "64", "--evaluation-samples", "64", "--max-tokens", "2048", "--seed", "3"],
         *["--redact", "ip", "--redact", "email", "--out", samples, *end],
     ]
@@ -222,6 +224,13 @@ def test_the_commands_hand_each_other_what_they_make():
         *["--candidate", f"/mnt/checkpoints/saffron/{GPTQ}", "--data", f"{samples}/gate.jsonl"],
         *["--confidence", "0.983333", "--out", out, *end],
     ]
+
+
+def test_the_quantizer_understands_every_command():
+    world = World(spec=builders.spec(data={"source": {"dataset": {"uri": "pvc://d/p.jsonl"}}, "redact": ["ip"]})).run()
+    parser = build_parser()
+    for command in commands(world).values():
+        assert parser.parse_args(command[1:]).result == Path("/dev/termination-log")
 
 
 def test_the_canary_is_the_target_with_the_checkpoint_and_a_label_more():

@@ -42,7 +42,7 @@ def inspect(uid: str, spec: QuantizedModelSpec) -> list[str]:
 def sample(uid: str, spec: QuantizedModelSpec, *, model_digest: str, key: str) -> list[str]:
     """Draw the three sets of conversations."""
     return [
-        *["sample", "--model", _model(spec), "--model-digest", model_digest, *_hash_cache(uid)],
+        *["sample", "--model", _model(spec), "--model-digest", model_digest],
         *["--dataset", f"{DATA_MOUNT}/{split_uri(spec.data.source.dataset.uri)[1]}"],
         *["--calibration-samples", str(spec.calibration.samples)],
         *["--evaluation-samples", str(spec.evaluation.samples)],
