@@ -73,8 +73,12 @@ def place(settings: Settings, watch: Stopwatch, *, keep: bool) -> Iterator[Place
                     remove(found, crd=brings_crd)
 
 
-def install_operator(where: Place) -> None:
-    """Install the chart, as a person would with helm, and wait until the operator is ready.
+def install_operator(where: Place, *, quantizer_image: str | None = None) -> None:
+    """Install or upgrade the chart, as a person would with helm, and wait until the operator is ready.
+
+    Args:
+        where: The cluster.
+        quantizer_image: What Jobs run, where it is not our own image.
 
     Raises:
         DevError: helm failed; the message holds what it said.
@@ -85,7 +89,7 @@ def install_operator(where: Place) -> None:
         *("--kubeconfig", str(where.system.kubeconfig), "--namespace", SYSTEM),
         *("--set", f"watchNamespaces={{{SERVING}}}"),
         *("--set", f"image.repository={settings.image_prefix}operator,image.tag={settings.tag}"),
-        *("--set", f"quantizerImage={settings.image('quantizer')}"),
+        *("--set", f"quantizerImage={quantizer_image or settings.image('quantizer')}"),
         *("--wait", "--timeout", "180s"),
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "HELM_DEBUG": "0"})
