@@ -44,11 +44,11 @@ def make_plan(reader: CheckpointReader, spec: CandidateSpec) -> Plan:
     """
     architecture = architecture_of(reader.config)
     if scheme_of(reader.config) is not None:
-        subject = subject_of("of an already quantized model")
+        subject = "quantization_config"
         raise StageError(Failure(reason=FailureReason.ARCHITECTURE_UNSUPPORTED, subject=subject))
     count = reader.config.get("num_hidden_layers")
     if not isinstance(count, int) or count < 1:
-        raise malformed("config.json (num_hidden_layers)")
+        raise malformed("config.json(num_hidden_layers)")
     prefixes = [architecture.block(index) for index in range(count)]
     linears = [f"{prefix}.{linear}.weight" for prefix in prefixes for linear in architecture.linears]
     blocks = tuple(tuple(sorted(n for n in reader.entries if n.startswith(f"{prefix}."))) for prefix in prefixes)
@@ -65,7 +65,7 @@ def make_plan(reader: CheckpointReader, spec: CandidateSpec) -> Plan:
 def _quantized_bytes(reader: CheckpointReader, name: str, spec: CandidateSpec) -> int:
     entry, group_size = reader.entry(name), spec.effective_group_size
     if len(entry.shape) != _MATRIX:
-        raise malformed(f"tensor {name}")
+        raise malformed(name)
     rows, columns = entry.shape
     if group_size is not None and columns % group_size:
         raise StageError(

@@ -7,6 +7,7 @@ resumed run replays finished blocks to the same hidden states and ends with the 
 
 import hashlib
 import json
+import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -43,6 +44,8 @@ from saffron_quantizer.partial import open_partial, publish
 from saffron_quantizer.plan import Plan, folder_bytes, make_plan
 from saffron_quantizer.progress import Progress
 from saffron_quantizer.quantize_block import BlockNotes, calibrate_block, put_weights, round_block
+
+_log = logging.getLogger(__name__)
 
 _RESULT = "result.json"
 _SPARE_BYTES = 1 << 20
@@ -132,7 +135,8 @@ def _finished(target: Path, request: Mapping[str, Any]) -> QuantizeResult | None
     if manifest is None:
         return None
     if manifest["fingerprint"]["request"] != request:
-        subject = subject_of(f"--out {target} is a checkpoint of other settings or inputs")
+        _log.error("%s holds a checkpoint of other settings or inputs; choose another folder.", target)
+        subject = subject_of(f"--out={target}")
         raise StageError(Failure(reason=FailureReason.SPEC_INVALID, subject=subject))
     return QuantizeResult.model_validate(manifest["result"])
 

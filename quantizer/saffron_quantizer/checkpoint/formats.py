@@ -92,7 +92,7 @@ def dequantize(scheme: Scheme, weight: str, read: Callable[[str], Tensor]) -> Te
         codes = read(weight)
         rows, columns = codes.shape
     if codes.shape != (rows, columns) or scale.shape[0] != rows or columns % scale.shape[1]:
-        raise StageError(Failure(reason=FailureReason.MODEL_MALFORMED, subject=subject_of(f"tensor {weight}")))
+        raise StageError(Failure(reason=FailureReason.MODEL_MALFORMED, subject=subject_of(weight)))
     values = codes.float().reshape(rows, scale.shape[1], -1) * scale.float()[:, :, None]
     return values.reshape(rows, columns).to(scale.dtype)
 
@@ -174,5 +174,5 @@ def scheme_of(config: Mapping[str, Any]) -> Scheme | None:
             if found == quantization_config(spec, "lm_head"):
                 return scheme
     method = found.get("quant_method") if isinstance(found, dict) else found
-    subject = subject_of(f"of an already quantized model ({method})")
+    subject = subject_of(f"quantization_config({method})")
     raise StageError(Failure(reason=FailureReason.ARCHITECTURE_UNSUPPORTED, subject=subject))

@@ -50,7 +50,7 @@ class CheckpointReader:
             StageError: `MODEL_INCOMPLETE` if there is none of that name.
         """
         if name not in self.entries:
-            raise incomplete(f"tensor {name}")
+            raise incomplete(name)
         return self.entries[name]
 
     @property
@@ -115,5 +115,5 @@ def _sharded(folder: Path, index: Path) -> dict[str, TensorEntry]:
     shards = {shard: read_header(folder / shard) for shard in sorted(set(weight_map.values()))}
     lacking = [name for name, shard in weight_map.items() if name not in shards[shard]]
     if lacking:
-        raise incomplete(f"tensor {lacking[0]}")
+        raise incomplete(lacking[0])
     return {name: shards[shard][name] for name, shard in weight_map.items()}

@@ -98,10 +98,10 @@ def _entry(path: Path, entry: Mapping[str, Any], *, data: int, size: int, name: 
         shape = tuple(int(extent) for extent in entry["shape"])
         begin, end = (int(offset) for offset in entry["data_offsets"])
     except (KeyError, TypeError, ValueError) as error:
-        raise malformed(f"{path.name} ({name})") from error
+        raise malformed(f"{path.name}({name})") from error
     found = TensorEntry(path, dtype, shape, data + begin)
     if begin < 0 or min(shape, default=0) < 0 or end - begin != found.bytes or data + end > size:
-        raise malformed(f"{path.name} ({name})")
+        raise malformed(f"{path.name}({name})")
     return found
 
 

@@ -50,7 +50,8 @@ def int8_matmul(a: Tensor, b: Tensor) -> Tensor:
     processors wrong, so it is computed in float32: exact as long as partial sums stay below 2^24, and else off by less
     than 1e-6 of the largest.
     """
-    if torch.cpu._is_vnni_supported():  # noqa: SLF001 - there is no public way to ask
+    # With a single column torch 2.13 gives garbage: it takes the transposed view for a contiguous one.
+    if a.shape[1] > 1 and torch.cpu._is_vnni_supported():  # noqa: SLF001 - there is no public way to ask
         return torch._int_mm(a, b.T).float()  # noqa: SLF001 - torch has no public int8 product
     return a.float() @ b.float().T
 

@@ -84,7 +84,7 @@ class Skeleton:
             tensor = self._source.read(f"{prefix}.{name}")
             if tensor.shape != parameter.shape:
                 raise StageError(
-                    Failure(reason=FailureReason.MODEL_MALFORMED, subject=subject_of(f"tensor {prefix}.{name}"))
+                    Failure(reason=FailureReason.MODEL_MALFORMED, subject=subject_of(f"{prefix}.{name}"))
                 )
             exact = name.endswith("weight_scale") or not tensor.is_floating_point()
             state[name] = tensor if exact else tensor.to(self.dtype)
@@ -108,7 +108,7 @@ def architecture_of(config: dict[str, Any]) -> Architecture:
     names = config.get("architectures") or ["(none)"]
     found = find_architecture(str(names[0]), str(config.get("model_type")))
     if found is None:
-        subject = subject_of(f"{names[0]} ({config.get('model_type')})")
+        subject = subject_of(f"{names[0]}({config.get('model_type')})")
         raise StageError(Failure(reason=FailureReason.ARCHITECTURE_UNSUPPORTED, subject=subject))
     return found
 

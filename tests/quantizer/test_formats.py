@@ -1,0 +1,152 @@
+"""The stored form is the one that compressed-tensors and the engines read."""
+
+import json
+import math
+
+import pytest
+import torch
+import transformers
+from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
+from compressed_tensors.quantization import QuantizationConfig
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from saffron_api.candidate import CandidateSpec, Scheme
+from saffron_api.failures import FailureReason, StageError
+from saffron_quantizer.checkpoint.formats import pack, quantization_config, scheme_of, stored_bytes, unpack
+from saffron_quantizer.models.int8_linear import Int8Linear, int8_matmul, quantize_per_token
+from saffron_quantizer.models.stream import ModelStream
+from saffron_quantizer.progress import ignore
+from saffron_quantizer.quantize import quantize
+
+CODES = st.tuples(st.integers(1, 5), st.integers(1, 37), st.integers(0, 2**32 - 1))
+
+
+def codes_of(rows, columns, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(-8, 8, (rows, columns), generator=generator, dtype=torch.int8)
+
+
+@settings(deadline=None)
+@given(CODES)
+def test_packing_is_undone_by_unpacking(shape):
+    codes = codes_of(*shape)
+    assert torch.equal(unpack(pack(codes), codes.shape[1]), codes)
+
+
+@settings(deadline=None)
+@given(CODES)
+def test_packing_equals_compressed_tensors(shape):
+    codes = codes_of(*shape)
+    assert torch.equal(pack(codes), pack_to_int32(codes, 4))
+
+
+def test_the_first_code_is_in_the_lowest_bits_and_8_is_added():
+    assert pack(torch.tensor([[-8, -7, 0, 7, -8, -8, -8, 7]], dtype=torch.int8)).tolist() == [[0xF000F810 - (1 << 32)]]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "rows", "columns", "group", "expected"),
+    [
+        (Scheme.W4A16, 640, 2048, 128, 640 * 2048 // 2 + 640 * 16 * 2 + 16),
+        (Scheme.W4A16, 3, 32, 32, 3 * 16 + 3 * 2 + 16),
+        (Scheme.W8A8, 640, 2048, None, 640 * 2048 + 640 * 4),
+    ],
+)
+def test_stored_bytes_are_codes_scales_and_shape(scheme, rows, columns, group, expected):
+    assert stored_bytes(scheme, rows, columns, group, torch.bfloat16) == expected
+
+
+SPECS = {
+    "W4A16 of groups of 64": CandidateSpec(method="RTN", scheme="W4A16", group_size=64),
+    "W4A16 of groups of 32": CandidateSpec(method="RTN", scheme="W4A16", group_size=32),
+    "W8A8": CandidateSpec(method="RTN", scheme="W8A8"),
+}
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_the_config_is_what_compressed_tensors_parses(spec):
+    config = quantization_config(spec, "lm_head")
+    parsed = QuantizationConfig.model_validate(config)
+    weights = parsed.config_groups["group_0"].weights
+    assert (weights.num_bits, weights.group_size, weights.symmetric) == (
+        4 if spec.scheme is Scheme.W4A16 else 8,
+        spec.effective_group_size,
+        True,
+    )
+    assert scheme_of({"quantization_config": json.loads(json.dumps(config))}) is spec.scheme
+
+
+def test_a_model_that_is_quantized_in_another_way_is_refused():
+    with pytest.raises(StageError) as caught:
+        scheme_of({"quantization_config": {"quant_method": "gptq", "bits": 4}})
+    assert caught.value.failure.reason is FailureReason.ARCHITECTURE_UNSUPPORTED
+    assert caught.value.failure.subject == "quantization_config(gptq)"
+
+
+@pytest.mark.parametrize("architecture", ["Llama", "Qwen2", "Gemma3Text"])
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_a_written_checkpoint_gives_in_transformers_the_logits_of_our_reader(tiny_model, tmp_path, architecture, spec):
+    out = tmp_path / "checkpoint"
+    quantize(
+        model=tiny_model(architecture),
+        sequences=None,
+        spec=spec,
+        store=None,
+        out=out,
+        work=None,
+        model_digest=None,
+        data_digest=None,
+        progress=ignore,
+    )
+    tokens = torch.tensor([1, 5, 9, 80, 33, 2, 7, 11, 50, 4])
+    stream = ModelStream.open(out, dtype=torch.float32)
+    ours = stream.logits(stream.final_hidden([tokens])[0])
+    whole = transformers.AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
+    with torch.no_grad():
+        theirs = whole(tokens[None]).logits[0]
+    difference = ((ours - theirs).square().mean().sqrt() / theirs.std()).item()
+    if spec.scheme is Scheme.W4A16:
+        # The same codes times the same scales: float32 rounding only.
+        assert difference < 1e-5
+    else:
+        # compressed-tensors divides by 127.5, the engines by 127, so activations round at other places: each is off by
+        # up to half a step of 1/127 of its token's largest, at random over the terms of each of the 14 products.
+        assert difference < 0.05
+
+
+def test_int8_linear_is_the_integer_product_times_both_scales():
+    torch.manual_seed(0)
+    layer = Int8Linear(33, 7, bias=True)
+    codes, scale, bias = torch.randint(-128, 128, (7, 33), dtype=torch.int8), torch.rand(7, 1), torch.randn(7)
+    layer.load_state_dict({"weight": codes, "weight_scale": scale, "bias": bias}, assign=True)
+    x = torch.randn(2, 5, 33)
+    expected = torch.empty(2, 5, 7)
+    for batch in range(2):
+        for token in range(5):
+            step = max(abs(value) for value in x[batch, token].tolist()) / 127
+            rounded = [round(value / step) for value in x[batch, token].tolist()]
+            for row in range(7):
+                product = sum(a * b for a, b in zip(rounded, codes[row].tolist(), strict=True))
+                expected[batch, token, row] = product * step * scale[row].item() + bias[row].item()
+    torch.testing.assert_close(layer(x), expected)
+
+
+def test_a_token_of_zeros_has_codes_of_zero():
+    codes, scale = quantize_per_token(torch.zeros(1, 4))
+    assert (codes.tolist(), scale.tolist()) == ([[0, 0, 0, 0]], [[0.0]])
+
+
+def test_halves_are_rounded_to_even():
+    codes, scale = quantize_per_token(torch.tensor([[127.0, 0.5, 1.5, 2.5, -0.5, -1.5]]))
+    assert (codes.tolist(), scale.tolist()) == ([[127, 0, 2, 2, 0, -2]], [[1.0]])
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 40), st.integers(1, 600), st.integers(1, 40), st.integers(0, 2**32 - 1))
+def test_the_int8_product_is_exact(rows, inner, columns, seed):
+    generator = torch.Generator().manual_seed(seed)
+    a = torch.randint(-128, 128, (rows, inner), generator=generator, dtype=torch.int8)
+    b = torch.randint(-128, 128, (columns, inner), generator=generator, dtype=torch.int8)
+    assert inner * 128 * 128 < math.pow(2, 24)  # up to here float32 is exact, too
+    assert torch.equal(int8_matmul(a, b), (a.long() @ b.long().T).float())

@@ -1,0 +1,97 @@
+"""The walk block by block gives what transformers' whole model gives."""
+
+import pytest
+import torch
+import transformers
+
+from saffron_quantizer.models.architectures import ARCHITECTURES
+from saffron_quantizer.models.batches import BATCH_TOKENS, make_batches
+from saffron_quantizer.models.stream import ModelStream
+
+NAMES = ("Llama", "Mistral", "Qwen2", "Qwen3", "Gemma3Text")
+
+
+def sequences(*lengths):
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randint(3, 97, (length,), generator=generator) for length in lengths]
+
+
+def test_every_architecture_of_the_table_is_tested():
+    assert {architecture.model_type for architecture in ARCHITECTURES} == {
+        "llama",
+        "mistral",
+        "qwen2",
+        "qwen3",
+        "gemma3_text",
+    }
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("name", NAMES)
+def test_logits_equal_those_of_the_whole_model(tiny_model, name, tied):
+    folder = tiny_model(name, tie_word_embeddings=tied)
+    given = sequences(40, 5, 33, 1)
+    stream = ModelStream.open(folder, dtype=torch.float32)
+    got = [stream.logits(hidden) for hidden in stream.final_hidden(given)]
+    whole = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        expected = [whole(sequence[None]).logits[0] for sequence in given]
+    # The same float32 operations, but batched and padded, so that sums of 128 terms round in another order: a few
+    # units in the last place of logits of about 30.
+    for ours, theirs in zip(got, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["Mistral", "Gemma3Text"])
+def test_a_sliding_window_shuts_out_what_lies_before_it(tiny_model, name):
+    """The comparison with transformers can't tell whether either has a window at all; this can."""
+    kinds = {"layer_types": ["sliding_attention"]} if name == "Gemma3Text" else {}
+    folder = tiny_model(name, num_hidden_layers=1, **kinds)
+    stream = ModelStream.open(folder, dtype=torch.float32)
+    (before,) = sequences(20)
+    after = before.clone()
+    after[0] = 3 if before[0] != 3 else 4
+    changed = [
+        position
+        for position, (one, other) in enumerate(
+            zip(*(stream.final_hidden([tokens])[0] for tokens in (before, after)), strict=True)
+        )
+        if not torch.equal(one, other)
+    ]
+    assert changed == list(range(8))
+
+
+def test_progress_is_told_after_each_block(tiny_model):
+    told = []
+    ModelStream.open(tiny_model()).final_hidden(sequences(4), on_block=lambda *step: told.append(step))
+    assert told == [(1, 2), (2, 2)]
+
+
+def test_a_bfloat16_model_is_computed_in_the_type_that_is_asked_for(tiny_model):
+    folder = tiny_model("Qwen3", dtype=torch.bfloat16)
+    for dtype in (torch.float32, torch.bfloat16):
+        assert ModelStream.open(folder, dtype=dtype).final_hidden(sequences(4))[0].dtype == dtype
+
+
+def test_the_final_logits_are_capped_where_the_model_caps_them(tiny_model):
+    folder = tiny_model("Gemma3Text", final_logit_softcapping=2.0)
+    stream = ModelStream.open(folder, dtype=torch.float32)
+    logits = stream.logits(stream.final_hidden(sequences(9))[0])
+    assert 1.9 < logits.abs().max() <= 2.0
+
+
+def test_batches_hold_every_sequence_once_and_no_more_tokens_than_allowed():
+    given = sequences(1, 4097, 100, 2048, 31, 2000, 33, 5000)
+    batches = make_batches(given)
+    assert sorted(position for batch in batches for position in batch.positions) == list(range(len(given)))
+    assert [tuple(batch.tokens.shape) for batch in batches] == [(1, 5024), (1, 4128), (2, 2048), (4, 128)]
+    assert all(batch.tokens.numel() <= BATCH_TOKENS or len(batch.lengths) == 1 for batch in batches)
+    for batch in batches:
+        for row, position in enumerate(batch.positions):
+            assert torch.equal(batch.tokens[row][batch.real[row]], given[position])
+
+
+@pytest.mark.parametrize("bad", [torch.zeros(0, dtype=torch.int64), torch.zeros(1, 2, dtype=torch.int64)])
+def test_a_sequence_must_be_one_dimensional_and_not_empty(bad):
+    with pytest.raises(ValueError, match="1-D with at least one token"):
+        make_batches([bad])

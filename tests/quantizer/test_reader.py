@@ -1,0 +1,165 @@
+"""Every way in which a model folder can be broken ends in its own reason and names what is broken."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from saffron_api.failures import FailureReason, StageError
+from saffron_quantizer.checkpoint.reader import CheckpointReader
+from saffron_quantizer.models.stream import ModelStream
+
+DOWN = "model.layers.1.mlp.down_proj.weight"
+
+
+@pytest.fixture
+def folder(tiny_model, tmp_path):
+    """A copy that a test may break."""
+    shutil.copytree(tiny_model(), tmp_path / "model")
+    return tmp_path / "model"
+
+
+def edit(folder, change):
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def shard(folder):
+    tensors = load_file(folder / "model.safetensors")
+    names = sorted(tensors)
+    parts = {"one.safetensors": names[::2], "two.safetensors": names[1::2]}
+    for file, part in parts.items():
+        save_file({name: tensors[name] for name in part}, folder / file)
+    weight_map = {name: file for file, part in parts.items() for name in part}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    (folder / "model.safetensors").unlink()
+    return weight_map
+
+
+def poison(value):
+    def change(tensors):
+        tensors[DOWN][3, 5] = value
+
+    return lambda folder: edit(folder, change)
+
+
+def truncate(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-8])
+
+
+def lie_about_shape(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes().replace(b'"shape":[97,64]', b'"shape":[97,65]', 1))
+
+
+def huge_header(folder):
+    (folder / "model.safetensors").write_bytes(b"\xff" * 16)
+
+
+def pickle_only(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def lose_shard(folder):
+    shard(folder)
+    (folder / "two.safetensors").unlink()
+
+
+def lead_outside(folder):
+    weight_map = shard(folder)
+    weight_map[DOWN] = "../elsewhere.safetensors"
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
+def drop(tensors):
+    del tensors[DOWN]
+
+
+def reshape(tensors):
+    tensors[DOWN] = tensors[DOWN].T.contiguous()
+
+
+def other_architecture(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "architectures": ["GPT2LMHeadModel"]}))
+
+
+BROKEN = {
+    "the folder is missing": (shutil.rmtree, FailureReason.MODEL_MISSING, None),
+    "config.json is missing": (lambda f: (f / "config.json").unlink(), FailureReason.MODEL_MISSING, None),
+    "config.json is no JSON": (
+        lambda f: (f / "config.json").write_text("{"),
+        FailureReason.MODEL_MALFORMED,
+        "config.json",
+    ),
+    "the weights are a pickle": (pickle_only, FailureReason.MODEL_UNSAFE, "pytorch_model.bin"),
+    "there are no weights": (
+        lambda f: (f / "model.safetensors").unlink(),
+        FailureReason.MODEL_INCOMPLETE,
+        "model.safetensors",
+    ),
+    "a tensor is missing": (lambda f: edit(f, drop), FailureReason.MODEL_INCOMPLETE, DOWN),
+    "a shard is missing": (lose_shard, FailureReason.MODEL_INCOMPLETE, "two.safetensors"),
+    "the index leads out of the folder": (
+        lead_outside,
+        FailureReason.MODEL_MALFORMED,
+        "model.safetensors.index.json",
+    ),
+    "the file is cut short": (truncate, FailureReason.MODEL_MALFORMED, None),
+    "the file is no safetensors": (huge_header, FailureReason.MODEL_MALFORMED, "model.safetensors"),
+    "a shape does not fit its bytes": (
+        lie_about_shape,
+        FailureReason.MODEL_MALFORMED,
+        "model.safetensors(lm_head.weight)",
+    ),
+    "a tensor has another shape than the config": (
+        lambda f: edit(f, reshape),
+        FailureReason.MODEL_MALFORMED,
+        DOWN,
+    ),
+    "a weight is NaN": (poison(float("nan")), FailureReason.MODEL_NOT_FINITE, DOWN),
+    "a weight is infinite": (poison(float("-inf")), FailureReason.MODEL_NOT_FINITE, DOWN),
+    "the architecture is unknown": (
+        other_architecture,
+        FailureReason.ARCHITECTURE_UNSUPPORTED,
+        "GPT2LMHeadModel(llama)",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_folder_is_refused_by_name(folder, case):
+    damage, reason, subject = BROKEN[case]
+    damage(folder)
+    with pytest.raises(StageError) as caught:
+        ModelStream.open(folder).final_hidden([torch.tensor([1, 2, 3])])
+    assert caught.value.failure.reason == reason
+    if subject is not None:
+        assert caught.value.failure.subject == subject
+
+
+def test_a_sharded_folder_reads_as_the_single_file(tiny_model, folder):
+    shard(folder)
+    single, sharded = CheckpointReader(tiny_model()), CheckpointReader(folder)
+    assert sorted(single.entries) == sorted(sharded.entries)
+    assert (single.bytes, single.parameters) == (sharded.bytes, sharded.parameters)
+    for name in single.entries:
+        assert torch.equal(single.read(name), sharded.read(name))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_tensors_read_as_safetensors_own_library_reads_them(tiny_model, dtype):
+    reader = CheckpointReader(tiny_model("Qwen2", dtype=dtype))
+    expected = load_file(reader.folder / "model.safetensors")
+    assert sorted(expected) == sorted(reader.entries)
+    for name, tensor in expected.items():
+        assert torch.equal(reader.read(name), tensor)
+
+
+def test_a_pickle_beside_safetensors_is_left_alone(folder):
+    (folder / "pytorch_model.bin").write_bytes(b"never read")
+    assert CheckpointReader(folder).entries
