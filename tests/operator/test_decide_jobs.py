@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from deciding import builders
-from deciding.world import Ends, Outcome, Runs, World
+from deciding.world import Ends, Hangs, Outcome, Runs, World
 from deciding.worlds import GPTQ, acts, without_rollout
 
 from saffron_api.results import Stage
@@ -123,3 +123,16 @@ def test_jobs_that_somebody_removed_are_made_again():
     assert world.run().ready == ("True", "Promoted")
     assert set(world.jobs) == before
     assert acts(world) == ["ApplyCanary", "ApplyCanary", "ApplyOverlay", "DeleteCanary"]
+
+
+def test_a_candidate_that_comes_late_does_not_stop_the_canary_of_the_one_that_was_chosen():
+    late: dict[tuple[Stage, str | None], Outcome] = {(Stage.QUANTIZE, "rtn-int4"): Hangs()}
+    world = World(script=lambda stage, candidate, _: late.get((stage, candidate)))
+    world.run(until=lambda world: world.ready[1] == "CanaryPaused")
+    assert world.candidates["rtn-int4"] == "Failed Error ImageUnavailable"
+    late[Stage.QUANTIZE, "rtn-int4"] = Runs()
+    world.move()
+    world.step()
+    assert world.candidates["rtn-int4"].startswith("Running")
+    assert world.ready == ("False", "CanaryPaused")
+    assert world.run().ready == ("True", "Promoted")

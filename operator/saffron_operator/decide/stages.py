@@ -171,6 +171,9 @@ def _quantizing(inputs: Inputs, baseline: Task, reference: State, prospects: Seq
         tasks = [pair for pair in tasks if not (pair[0].stage is Stage.EVALUATE and isinstance(pair[1], Absent))]
     found = replace(found, actions=tuple(_acts(inputs, tasks)))
     if not isinstance(reference, Finished) or not all(each.settled for each in prospects):
+        chosen = select(inputs.spec, _chosen(inputs, candidates))
+        if chosen is not None:
+            return replace(found, selected=chosen)
         return replace(found, standing=_quantizing_standing(tasks, prospects))
     if any(each.status.reason == reasons.NAME_TAKEN for each in prospects):
         return replace(found, standing=none_passed(inputs, prospects))
@@ -178,6 +181,17 @@ def _quantizing(inputs: Inputs, baseline: Task, reference: State, prospects: Seq
     if selected is None:
         return replace(found, standing=none_passed(inputs, prospects))
     return replace(found, selected=selected)
+
+
+def _chosen(inputs: Inputs, candidates: Sequence[CandidateStatus]) -> list[CandidateStatus]:
+    """Return the candidate that this run rolls out or has promoted, if its figures are there.
+
+    A choice stands while another candidate is looked at once more: one whose image came late, or whose Jobs somebody
+    removed, is no reason to stop a canary.
+    """
+    memory, run = inputs.observed.memory, inputs.run.id
+    digests = {each.checkpoint_digest for each in (memory.rollout, memory.promoted) if each and each.run_id == run}
+    return [each for each in candidates if each.checkpoint_digest in digests]
 
 
 def _shared_standing(inputs: Inputs, task: Task, found: State, reason: str) -> Standing:
