@@ -72,7 +72,8 @@ COPY --from=wheels /wheels/saffron_api-*.whl /wheels/saffron_kernels-*.whl /whee
 RUN --mount=type=bind,from=build,source=/uv,target=/uv \
     /uv/bin/uv pip install --offline --no-deps /opt/saffron/wheels/*.whl
 USER 65532:65532
-ENV USER=saffron
+# Threads that spin while they wait would take the cores from the model that is served on the same node.
+ENV USER=saffron OMP_WAIT_POLICY=PASSIVE NUMBA_CACHE_DIR=/tmp/numba
 CMD ["saffron", "--help"]
 
 FROM torch AS engine
