@@ -27,9 +27,10 @@ def with_target(world: World, **changes: Any) -> Decision:
     return decide(replace(seen, target=replace(seen.target, **changes)), world.now)
 
 
-def phase(decision: Decision) -> str | None:
+def reason(decision: Decision) -> str:
+    """Ready's reason."""
     assert decision.status is not None
-    return decision.status.phase
+    return next(each.reason for each in decision.status.conditions if each.type == "Ready")
 
 
 DONE = {"total": 4, "updated": 4, "available": 4, "ready": 4}
@@ -44,32 +45,32 @@ def test_it_is_done_when_every_pod_has_it_and_is_available():
 
 
 def test_it_is_not_done_before_the_status_speaks_of_the_new_template():
-    assert phase(with_target(promoting(), current=False, **DONE)) == "Promoting"
+    assert reason(with_target(promoting(), current=False, **DONE)) == "Promoting"
 
 
 def test_it_is_not_done_while_a_pod_of_the_old_template_is_left():
-    assert phase(with_target(promoting(), **(DONE | {"total": 5}))) == "Promoting"
+    assert reason(with_target(promoting(), **(DONE | {"total": 5}))) == "Promoting"
 
 
 def test_it_is_not_done_while_a_pod_is_not_available():
-    assert phase(with_target(promoting(), **(DONE | {"available": 3}))) == "Promoting"
+    assert reason(with_target(promoting(), **(DONE | {"available": 3}))) == "Promoting"
 
 
 def test_a_target_that_is_stuck_by_its_own_deadline_is_not_waited_for():
     decision = with_target(promoting(), deadline_exceeded=True)
-    assert phase(decision) == "Undoing"
+    assert reason(decision) == "Undoing"
     assert isinstance(decision.actions[0], RemoveOverlay)
 
 
 def test_a_deadline_of_the_template_before_is_none_of_this_one():
-    assert phase(with_target(promoting(), deadline_exceeded=True, current=False)) == "Promoting"
+    assert reason(with_target(promoting(), deadline_exceeded=True, current=False)) == "Promoting"
 
 
 def test_a_large_target_has_time_as_long_as_it_gets_on():
     world = promoting()
     world.now += timedelta(seconds=700)
-    assert phase(with_target(world, progressed_at=world.now - timedelta(seconds=500))) == "Promoting"
-    assert phase(with_target(world, progressed_at=world.now - timedelta(seconds=600))) == "Undoing"
+    assert reason(with_target(world, progressed_at=world.now - timedelta(seconds=500))) == "Promoting"
+    assert reason(with_target(world, progressed_at=world.now - timedelta(seconds=600))) == "Undoing"
 
 
 def test_what_comes_between_leaves_a_half_done_promotion_as_it_is():
