@@ -203,9 +203,10 @@ def _waiting(pod: Json) -> Waiting | None:
     for state in _containers(pod, "waiting"):
         if state.get("reason") not in {None, "ContainerCreating", "PodInitializing"}:
             return Waiting(state["reason"], state.get("message", ""), since)
+    told_by = {"Pending": "PodScheduled", "Running": "Ready"}.get(pod.get("status", {}).get("phase", ""))
     for each in pod.get("status", {}).get("conditions") or ():
-        if each["type"] == "PodScheduled" and each["status"] == "False":
-            return Waiting(each.get("reason", "Unschedulable"), each.get("message", ""), since)
+        if each["type"] == told_by and each["status"] == "False":
+            return Waiting(each.get("reason", each["type"]), each.get("message", ""), since)
     return None
 
 

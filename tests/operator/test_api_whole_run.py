@@ -12,7 +12,6 @@ from apilevel.kubelet import checkpoint_digest
 from saffron_dev.controlplane import ControlPlane
 from saffron_operator import names
 from saffron_operator.client import Cluster, Object
-from saffron_operator.queue import Key
 from saffron_operator.resources import DEPLOYMENTS, EVENTS, JOBS, LEASES, PODS, QUANTIZED_MODELS
 
 MEGABYTES_IDLE = 150
@@ -20,15 +19,6 @@ EVENT_REASONS = [
     *("RunStarted", "Inspecting", "Sampling", "Quantizing"),
     *("CanaryStarting", "StepStarted", "CanaryPaused", "Promoting", "RemovingCanary", "Promoted"),
 ]
-
-
-async def promoted(admin: Cluster, key: Key, seconds: float = 90) -> Mapping[str, Any]:
-    for _ in range(int(seconds / 0.3)):
-        status = await setup.status(admin, key)
-        if (setup.condition(status, "Ready") or ("", "", ""))[:2] == ("True", "Promoted"):
-            return status
-        await asyncio.sleep(0.3)
-    raise AssertionError(f"not promoted within {seconds:g} s: {status}")
 
 
 async def objects(admin: Cluster, namespace: str) -> list[Object]:
@@ -41,7 +31,7 @@ async def test_from_apply_to_promoted(installed: ControlPlane, served: str, admi
     async with operators.process(installed, served) as operator:
         await operator.logged("leading")
         key = await setup.begin(admin, served)
-        status = await promoted(admin, key)
+        status = await operators.until_promoted(admin, key)
 
         # What the author sees.
         assert {each["type"]: (each["status"], each["reason"]) for each in status["conditions"]} == {

@@ -183,6 +183,12 @@ def test_a_target_whose_new_pods_hang_says_why() -> None:
     assert seen.trouble == Waiting("ErrImagePull", "not found", AT)
 
 
+def test_a_target_whose_new_pods_run_but_are_not_ready_says_so() -> None:
+    unready = [{"type": "Ready", "status": "False", "reason": "ContainersNotReady", "message": "unready: [server]"}]
+    seen = reading.target(deployment(), [pod("Running", conditions=unready)], facts=FACTS, autoscaler=None)
+    assert seen.trouble == Waiting("ContainersNotReady", "unready: [server]", AT)
+
+
 def test_only_the_newest_revisions_pods_speak_for_a_target() -> None:
     made = deployment(observedGeneration=3)
     made["spec"]["template"]["metadata"]["annotations"] = {names.CHECKPOINT_ANNOTATION: "1/int8/abc"}

@@ -55,6 +55,11 @@ class End:
 
 
 @dataclass(frozen=True)
+class Mumble:
+    """The container ends well but leaves no result."""
+
+
+@dataclass(frozen=True)
 class Wait:
     """The container never starts."""
 
@@ -69,7 +74,7 @@ class Run:
     ready: bool = True
 
 
-Outcome = Succeed | End | Wait | Run
+Outcome = Succeed | Mumble | End | Wait | Run
 
 
 def fail(stage: Stage, reason: FailureReason, **details: Any) -> End:
@@ -79,7 +84,7 @@ def fail(stage: Stage, reason: FailureReason, **details: Any) -> End:
 
 
 Script = Mapping[tuple[str, str], Outcome]
-"""(stage or `canary` or `server`, candidate or empty) -> what becomes of its pods, where it is not the usual."""
+"""(stage, `canary`, `server` or `promoted`, candidate or empty) -> what becomes of its pods, where not the usual."""
 
 
 @dataclass
@@ -114,7 +119,8 @@ class Kubelet:
     def _outcome(self, pod: Object) -> Outcome:
         labels = pod["metadata"].get("labels", {})
         stage, candidate = labels.get(names.STAGE_LABEL), labels.get(names.CANDIDATE_LABEL, "")
-        kind = stage or ("canary" if names.CANARY_LABEL in labels else "server")
+        served = names.CHECKPOINT_ANNOTATION in pod["metadata"].get("annotations", {})
+        kind = stage or ("canary" if names.CANARY_LABEL in labels else "promoted" if served else "server")
         usual: Outcome = Succeed() if stage else Run()
         return self.scripts.get(pod["metadata"]["namespace"], {}).get((kind, candidate), usual)
 
@@ -125,6 +131,9 @@ def _status(pod: Object, outcome: Outcome) -> Mapping[str, Any]:
         case Succeed():
             ended = _terminated(0, "Completed", encode(result_of(pod)))
             return {"phase": "Succeeded", "containerStatuses": [_container(container, ended, ready=False)]}
+        case Mumble():
+            ended = _terminated(0, "Completed", "Segmentation fault (core dumped)")
+            return {"phase": "Succeeded", "containerStatuses": [_container(container, ended, ready=False)]}
         case End(code, message, reason):
             ended = _terminated(code, reason, message)
             return {"phase": "Failed", "containerStatuses": [_container(container, ended, ready=False)]}
@@ -133,8 +142,13 @@ def _status(pod: Object, outcome: Outcome) -> Mapping[str, Any]:
             return {"phase": "Pending", "containerStatuses": [_container(container, waiting, ready=False)]}
         case Run(ready):
             started = pod["metadata"]["creationTimestamp"]
+            unready = {
+                "reason": "ContainersNotReady",
+                "message": f"containers with unready status: [{container['name']}]",
+            }
             conditions = [
                 {"type": kind, "status": "True" if ready else "False", "lastTransitionTime": started}
+                | ({} if ready else unready)
                 for kind in ("Ready", "ContainersReady")
             ]
             running = _container(container, {"running": {"startedAt": started}}, ready=ready)

@@ -23,7 +23,7 @@ from saffron_operator.queue import Key
 from saffron_operator.reconcile import Reconciler
 from saffron_operator.watches import WatchAges
 
-PASS_SECONDS = 0.3
+PASS_SECONDS = 0.5
 """A bare loop looks this often; the real one is called by events."""
 
 
@@ -70,18 +70,28 @@ class Process:
         """Send a signal and return the exit code and the seconds it took."""
         began = time.monotonic()
         self.process.send_signal(number)
-        code = await asyncio.wait_for(self.process.wait(), 30)
-        return code, time.monotonic() - began
+        return await self.ended(), time.monotonic() - began
+
+    async def ended(self) -> int:
+        """Wait for its end and return the exit code."""
+        return await asyncio.wait_for(self.process.wait(), 30)
 
 
 @asynccontextmanager
 async def process(
-    control_plane: ControlPlane, *namespaces: str, seconds: float = 6, identity: str = "one"
+    control_plane: ControlPlane,
+    *namespaces: str,
+    seconds: float = 6,
+    identity: str = "one",
+    kubeconfig: Path | None = None,
 ) -> AsyncIterator[Process]:
     """Run the operator's own program as its service account; what is left of it goes with the block."""
     arguments = [
         *(f"--namespace={namespace}" for namespace in namespaces),
-        *(f"--quantizer-image={setup.QUANTIZER_IMAGE}", f"--kubeconfig={setup.operator_kubeconfig(control_plane)}"),
+        *(
+            f"--quantizer-image={setup.QUANTIZER_IMAGE}",
+            f"--kubeconfig={kubeconfig or setup.operator_kubeconfig(control_plane)}",
+        ),
         *(f"--lease-namespace={setup.SYSTEM}", f"--lease-name={setup.OPERATOR}", f"--lease-seconds={seconds}"),
         *(f"--identity={identity}", "--health-port=0", "--metrics-port=0"),
     ]
@@ -106,6 +116,17 @@ async def until(holds: Callable[[], bool], seconds: float, what: str) -> None:
     while not holds():
         assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
         await asyncio.sleep(0.05)
+
+
+async def until_promoted(admin: Cluster, key: Key, seconds: float = 90) -> Mapping[str, Any]:
+    """Wait until a QuantizedModel is promoted and return its status."""
+    deadline = time.monotonic() + seconds
+    while True:
+        status = await setup.status(admin, key)
+        if (setup.condition(status, "Ready") or ("", "", ""))[:2] == ("True", "Promoted"):
+            return status
+        assert time.monotonic() < deadline, f"not promoted within {seconds:g} s: {status}"
+        await asyncio.sleep(0.3)
 
 
 class StoppedError(BaseException):
