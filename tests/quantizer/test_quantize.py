@@ -1,0 +1,248 @@
+"""The Quantize stage: what it writes, what it predicts, what it refuses, and how it goes on after a kill."""
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from saffron_api.candidate import CandidateSpec
+from saffron_api.failures import FailureReason, StageError
+from saffron_quantizer.checkpoint.identity import model_digest
+from saffron_quantizer.checkpoint.manifest import read_manifest
+from saffron_quantizer.inspect import inspect_model
+from saffron_quantizer.models.stream import ModelStream
+from saffron_quantizer.partial import open_partial
+from saffron_quantizer.progress import Progress, ignore
+from saffron_quantizer.quantize import quantize
+
+GPTQ = CandidateSpec(method="GPTQ", scheme="W4A16", group_size=32)
+SPECS = {
+    "RTN to W4A16": CandidateSpec(method="RTN", scheme="W4A16", group_size=64),
+    "RTN to W8A8": CandidateSpec(method="RTN", scheme="W8A8"),
+    "GPTQ to W4A16": GPTQ,
+    "GPTQ to W8A8": CandidateSpec(method="GPTQ", scheme="W8A8"),
+}
+
+
+def sequences(count=6, length=24):
+    generator = torch.Generator().manual_seed(3)
+    return [torch.randint(3, 97, (length - number,), generator=generator) for number in range(count)]
+
+
+def run(model, spec, **places):
+    needed = {"store": None, "out": None, "work": None, "progress": ignore, **places}
+    return quantize(model=model, sequences=sequences(), spec=spec, model_digest=None, data_digest=None, **needed)
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name != "manifest.json"}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_the_predicted_bytes_are_the_written_ones(tiny_model, tmp_path, spec, tied):
+    model = tiny_model("Qwen2", tie_word_embeddings=tied, dtype=torch.bfloat16)
+    result = run(model, spec, out=tmp_path / "out")
+    written = {}
+    for shard in (tmp_path / "out").glob("*.safetensors"):
+        written |= load_file(shard)
+    on_disk = sum(tensor.numel() * tensor.dtype.itemsize for tensor in written.values())
+    (predicted,) = inspect_model(model, [("it", spec)], hash_cache=None).predicted
+    assert (predicted.name, predicted.bytes, result.bytes) == ("it", on_disk, on_disk)
+    assert ("lm_head.weight" in written) == (not tied)
+
+
+def test_a_checkpoint_has_its_files_digest_and_figures(tiny_model, tmp_path):
+    told = []
+    result = run(tiny_model("Llama", dtype=torch.bfloat16), GPTQ, out=tmp_path / "out", progress=told.append)
+    out = tmp_path / "out"
+    assert sorted(path.name for path in out.iterdir()) == [
+        "config.json",
+        "generation_config.json",
+        "manifest.json",
+        "model-00001-of-00003.safetensors",
+        "model-00002-of-00003.safetensors",
+        "model-00003-of-00003.safetensors",
+        "model.safetensors.index.json",
+    ]
+    assert {path.stat().st_mode & 0o777 for path in out.iterdir()} == {0o644}
+    assert out.stat().st_mode & 0o777 == 0o755
+    assert result.checkpoint_digest == model_digest(out, hash_cache=None)
+    assert sorted(read_manifest(out)["files"]) == sorted(set(content(out)))
+    assert (result.modules, result.max_damping, result.dead_columns) == (14, 0.01, 0)
+    assert told == [Progress("quantizing blocks", done, 2) for done in (1, 2)]
+
+
+def test_a_store_names_the_checkpoint_by_its_digest_and_keeps_no_partial_work(tiny_model, tmp_path):
+    work = tmp_path / "work"
+    work.mkdir()
+    result = run(tiny_model(), GPTQ, store=tmp_path / "store", work=work)
+    assert [path.name for path in (tmp_path / "store").iterdir()] == [result.checkpoint_digest]
+    begun = time.monotonic()
+    assert run(tiny_model(), GPTQ, store=tmp_path / "store", work=work) == result
+    assert time.monotonic() - begun < 1  # reported, not made again
+    shutil.rmtree(work)
+    work.mkdir()
+    again = run(tiny_model(), GPTQ, store=tmp_path / "store", work=work)
+    assert again.checkpoint_digest == result.checkpoint_digest
+    assert [path.name for path in (tmp_path / "store").iterdir()] == [result.checkpoint_digest]
+
+
+def test_a_finished_folder_is_reported_and_another_request_for_it_refused(tiny_model, tmp_path):
+    result = run(tiny_model(), GPTQ, out=tmp_path / "out")
+    before = content(tmp_path / "out")
+    assert run(tiny_model(), GPTQ, out=tmp_path / "out") == result
+    with pytest.raises(StageError) as caught:
+        run(tiny_model(), SPECS["RTN to W8A8"], out=tmp_path / "out")
+    assert caught.value.failure.reason is FailureReason.SPEC_INVALID
+    assert content(tmp_path / "out") == before
+
+
+def test_a_folder_with_anybodys_files_is_refused(tiny_model, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(StageError) as caught:
+        run(tiny_model(), GPTQ, out=tmp_path)
+    assert caught.value.failure.reason is FailureReason.SPEC_INVALID
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_columns_that_the_group_does_not_divide_are_refused_before_any_work(tiny_model, tmp_path):
+    with pytest.raises(StageError) as caught:
+        run(tiny_model(), CandidateSpec(method="RTN", scheme="W4A16"), out=tmp_path / "out")
+    failure = caught.value.failure
+    assert (failure.reason, failure.have, failure.need) == (FailureReason.SHAPE_UNSUPPORTED, 64, 128)
+    assert failure.subject == "model.layers.0.self_attn.q_proj.weight"
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("spec", [SPECS["RTN to W8A8"], GPTQ], ids=["RTN", "GPTQ"])
+def test_a_model_with_nan_leaves_nothing_that_looks_whole(tiny_model, tmp_path, spec):
+    shutil.copytree(tiny_model(), tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors"
+    tensors = load_file(path)
+    tensors["model.layers.1.mlp.down_proj.weight"][0, 0] = float("nan")
+    save_file(tensors, path)
+    with pytest.raises(StageError) as caught:
+        run(tmp_path / "model", spec, out=tmp_path / "out")
+    assert caught.value.failure.reason is FailureReason.MODEL_NOT_FINITE
+    assert caught.value.failure.subject == "model.layers.1.mlp.down_proj.weight"
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    assert not (tmp_path / "out" / "config.json").exists()
+
+
+def test_a_quantized_model_is_not_quantized_again(tiny_model, tmp_path):
+    run(tiny_model(), GPTQ, out=tmp_path / "once")
+    with pytest.raises(StageError) as caught:
+        run(tmp_path / "once", GPTQ, out=tmp_path / "twice")
+    assert caught.value.failure.reason is FailureReason.ARCHITECTURE_UNSUPPORTED
+
+
+def test_unfinished_work_with_another_fingerprint_is_discarded_and_that_is_said(tmp_path, caplog):
+    folder, work = tmp_path / "out", tmp_path / "work"
+    work.mkdir()
+    open_partial(folder, {"threads": 1}, work=work)
+    (folder / "model-00001-of-00003.safetensors").write_bytes(b"half")
+    open_partial(folder, {"threads": 1}, work=work)
+    assert (folder / "model-00001-of-00003.safetensors").exists()
+    assert not caplog.messages
+    open_partial(folder, {"threads": 2}, work=work)
+    assert not (folder / "model-00001-of-00003.safetensors").exists()
+    open_partial(tmp_path / "elsewhere", {"threads": 3}, work=work)
+    assert not folder.exists()
+    assert (
+        caplog.messages
+        == [f"Discarding the unfinished work in {folder}: it was begun with other settings or inputs."] * 2
+    )
+
+
+def test_gptq_is_nearer_to_the_original_than_rtn(tiny_model, tmp_path):
+    model = tiny_model("Llama")
+    original = ModelStream.open(model).final_hidden(sequences())
+    errors = []
+    for method in ("GPTQ", "RTN"):
+        spec = CandidateSpec(method=method, scheme="W4A16", group_size=32)
+        run(model, spec, out=tmp_path / method)
+        changed = ModelStream.open(tmp_path / method).final_hidden(sequences())
+        errors.append(sum((a - b).square().sum().item() for a, b in zip(original, changed, strict=True)))
+    assert errors[0] < errors[1]
+
+
+CHILD = """
+import sys, torch
+from pathlib import Path
+from saffron_api.candidate import CandidateSpec
+from saffron_quantizer.progress import ignore
+from saffron_quantizer.quantize import quantize
+
+model, store, work = map(Path, sys.argv[1:4])
+generator = torch.Generator().manual_seed(3)
+sequences = [torch.randint(3, 97, (24 - number,), generator=generator) for number in range(6)]
+spec = CandidateSpec.model_validate_json(sys.argv[4])
+quantize(model=model, sequences=sequences, spec=spec, store=store, out=None, work=work, model_digest=None,
+         data_digest=None, progress=ignore)
+"""
+
+
+def start(model, store, work, spec):
+    arguments = [str(model), str(store), str(work), spec.model_dump_json(by_alias=True)]
+    return subprocess.Popen([sys.executable, "-c", CHILD, *arguments], stderr=subprocess.PIPE)
+
+
+@pytest.mark.timeout(300)
+def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(tiny_model, tmp_path):
+    """Each run is killed with SIGKILL a random moment after the next shards have appeared."""
+    model = tiny_model("Gemma3Text", num_hidden_layers=8, layer_types=["sliding_attention", "full_attention"] * 4)
+    for place in ("work", "other-work"):
+        (tmp_path / place).mkdir()
+    undisturbed = run(model, GPTQ, store=tmp_path / "other", work=tmp_path / "other-work")
+    chance = random.Random(0)  # noqa: S311 - when to kill is no secret
+    store = tmp_path / "store"
+    for shards in (1, 3, 6):
+        child = start(model, store, tmp_path / "work", GPTQ)
+        while len(list(store.glob(".partial-*/model-*"))) < shards and child.poll() is None:
+            time.sleep(0.001)
+        time.sleep(chance.random() * 0.05)
+        child.kill()
+        assert child.wait() == -9, child.stderr.read().decode()
+        assert not list(store.glob("*/manifest.json"))
+    last = start(model, store, tmp_path / "work", GPTQ)
+    assert last.wait() == 0, last.stderr.read().decode()
+    assert [path.name for path in store.iterdir()] == [undisturbed.checkpoint_digest]
+    checkpoint = undisturbed.checkpoint_digest
+    assert content(store / checkpoint) == content(tmp_path / "other" / checkpoint)
+    result = json.loads((tmp_path / "work" / "result.json").read_text())
+    assert {key: result[key] for key in ("modules", "maxDamping", "deadColumns")} == {
+        "modules": 56,
+        "maxDamping": undisturbed.max_damping,
+        "deadColumns": undisturbed.dead_columns,
+    }
+
+
+def test_a_volume_without_room_is_refused_before_any_work(tiny_model, small_volume):
+    with pytest.raises(StageError) as caught:
+        run(tiny_model(), SPECS["RTN to W8A8"], store=small_volume / "store")
+    failure = caught.value.failure
+    assert (failure.reason, failure.subject) == (FailureReason.STORAGE_FULL, str(small_volume / "store"))
+    assert failure.need is not None
+    assert failure.have is not None
+    assert failure.need > failure.have
+    assert list(small_volume.iterdir()) == []
+
+
+@pytest.fixture
+def small_volume(tmp_path):
+    """A volume of 256 KiB."""
+    folder = tmp_path / "volume"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], check=False)
+    if mounted.returncode != 0:
+        pytest.skip("mounting a small volume needs root")
+    yield Path(folder)
+    subprocess.run(["umount", folder], check=True)
