@@ -183,8 +183,15 @@ def _shown(number: int | None) -> str:
 
 
 class StageError(Exception):
-    """A stage can't do its work for a known reason. Carries the `Failure`."""
+    """A stage can't do its work for a known reason.
 
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.message)
+    Attributes:
+        failure: what the operator is told.
+        detail: what a person who reads the log is told besides, as "it has text and prompt"; empty, or words of our
+            own about names of fields and files, never content. It is no part of the termination message.
+    """
+
+    def __init__(self, failure: Failure, *, detail: str = "") -> None:
+        super().__init__(f"{failure.message} ({detail})" if detail else failure.message)
         self.failure = failure
+        self.detail = detail

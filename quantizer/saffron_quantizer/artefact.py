@@ -25,12 +25,12 @@ def open_artefact(folder: Path, *, settings: Mapping[str, Any], files: Sequence[
         ours = {*files, *(f".{name}.partial" for name in (*files, MANIFEST))}
         foreign = sorted(path.name for path in folder.iterdir() if path.name not in ours)
         if foreign:
-            raise _invalid(f"--out {folder} holds {foreign[0]}, choose a new folder")
+            raise _invalid(folder, f"it holds {foreign[0]}, which is not ours; choose a new folder")
         return None
     made_with: Mapping[str, Any] = manifest.get("settings", {})
     changed = sorted(key for key in {*settings, *made_with} if settings.get(key) != made_with.get(key))
     if changed:
-        raise _invalid(f"--out {folder} was made with another {changed[0]}, delete it or choose a new folder")
+        raise _invalid(folder, f"it was made with another {changed[0]}; delete it or choose a new folder")
     result: Mapping[str, Any] = manifest["result"]
     return result
 
@@ -41,5 +41,6 @@ def finish(folder: Path, *, settings: Mapping[str, Any], result: ApiModel, notes
     write_manifest(folder, body)
 
 
-def _invalid(what: str) -> StageError:
-    return StageError(Failure(reason=FailureReason.SPEC_INVALID, subject=subject_of(what)))
+def _invalid(folder: Path, why: str) -> StageError:
+    subject = subject_of(f"--out={folder}")
+    return StageError(Failure(reason=FailureReason.SPEC_INVALID, subject=subject), detail=why)

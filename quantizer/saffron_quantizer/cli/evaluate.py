@@ -22,6 +22,7 @@ from saffron_quantizer.report import Report, judged, to_json
 if TYPE_CHECKING:
     from saffron_quantizer.cli.subcommand import Commands
 
+_CONFIDENCE: float = Gates.model_fields["confidence"].default
 _VERDICT_CODES = {
     Verdict.FAIL: ExitCode.VERDICT_FAIL,
     Verdict.INCONCLUSIVE: ExitCode.VERDICT_INCONCLUSIVE,
@@ -93,7 +94,7 @@ def _work(arguments: argparse.Namespace) -> Outcome:
     gates: Gates | None = arguments.gates
     if arguments.exit_verdict and gates is None:
         arguments.refuse("--exit-verdict needs --gates")
-    confidence = arguments.confidence or (gates or Gates()).confidence
+    confidence = arguments.confidence or (_CONFIDENCE if gates is None else gates.confidence)
     report = _report(arguments, confidence)
     if gates is not None:
         report = judged(report, gates)
@@ -137,5 +138,5 @@ def _finished(out: Path | None) -> Report | None:
     try:
         return Report.model_validate_json(out.read_bytes())
     except ValidationError as error:
-        subject = subject_of(f"--out {out} is a file, but no report")
-        raise StageError(Failure(reason=FailureReason.SPEC_INVALID, subject=subject)) from error
+        failure = Failure(reason=FailureReason.SPEC_INVALID, subject=subject_of(f"--out={out}"))
+        raise StageError(failure, detail="there is a file of that name that is no report") from error

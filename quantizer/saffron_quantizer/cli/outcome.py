@@ -49,7 +49,7 @@ def run_stage(stage: Stage, arguments: argparse.Namespace, work: Callable[[argpa
         print("interrupted; the same command goes on with what is finished", file=sys.stderr)
         return _INTERRUPTED
     except Exception as error:  # noqa: BLE001 whatever it is, it is told, and an unknown one with its traceback
-        return _tell_failure(stage, arguments.result, failure_of(error), error)
+        return _tell_failure(stage, arguments.result, error)
     print(encode(told.result) if arguments.json else told.text)
     return told.exit_code
 
@@ -63,26 +63,34 @@ def failure_of(error: Exception) -> Failure:
     if isinstance(error, OSError) and is_full(error):
         return storage_full(Path(error.filename or "."), need=None).failure
     if isinstance(error, OSError):
-        subject = subject_of(f"{error.filename or 'a file'} ({error.strerror})")
-        return Failure(reason=FailureReason.INPUT_OUTPUT, subject=subject)
+        return Failure(reason=FailureReason.INPUT_OUTPUT, subject=subject_of(error.filename or "a file"))
     return Failure(reason=FailureReason.INTERNAL, subject=subject_of(type(error).__name__))
 
 
-def render(failure: Failure) -> str:
-    """A failure for people: what was wrong, then what to do."""
-    wrong, separator, remedy = failure.message.partition("; ")
-    return f"error: {wrong}.\n  what to do: {remedy}" if separator else f"error: {wrong}"
+def render(failure: Failure, detail: str = "") -> str:
+    """A failure for people: what was wrong, what precisely, and what to do."""
+    wrong, _, remedy = failure.message.removesuffix(".").partition("; ")
+    lines = [f"error: {wrong}.", detail and f"  why: {detail}.", remedy and f"  what to do: {remedy}."]
+    return "\n".join(line for line in lines if line)
 
 
-def _tell_failure(stage: Stage, result: Path | None, failure: Failure, error: Exception) -> int:
+def _tell_failure(stage: Stage, result: Path | None, error: Exception) -> int:
+    failure = failure_of(error)
     if failure.reason is FailureReason.INTERNAL:
         traceback.print_exception(error)
-    print(render(failure), file=sys.stderr)
+    print(render(failure, _detail(error)), file=sys.stderr)
     try:
         _write_result(result, FailureResult(failed_stage=stage, failure=failure))
     except OSError as second:
         print(f"error: {result} can't be written ({second.strerror})", file=sys.stderr)
     return failure.exit_code
+
+
+def _detail(error: Exception) -> str:
+    """What is told besides of a known error; texts of libraries may hold anything and are not told."""
+    if isinstance(error, StageError):
+        return error.detail
+    return error.strerror or "" if isinstance(error, OSError) else ""
 
 
 def _write_result(path: Path | None, result: StageResult) -> None:

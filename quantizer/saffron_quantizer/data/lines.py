@@ -91,8 +91,8 @@ def _parse_all(data: bytes, path: Path) -> Iterator[Line]:
 
 def malformed(path: Path, number: int, detail: str) -> StageError:
     """The error for a line that can't be used; `detail` names fields, never content."""
-    subject = subject_of(f"{path} ({detail})")
-    return StageError(Failure(reason=FailureReason.DATASET_MALFORMED, subject=subject, line=number))
+    failure = Failure(reason=FailureReason.DATASET_MALFORMED, subject=subject_of(path), line=number)
+    return StageError(failure, detail=detail)
 
 
 class _MalformedError(ValueError):

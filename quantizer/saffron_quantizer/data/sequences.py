@@ -124,7 +124,9 @@ def check_vocabulary(sequences: Iterable[TokenSequence], model: Path, data: Path
     """
     vocabulary = read_config(model).get("vocab_size")
     if not isinstance(vocabulary, int):
-        raise StageError(Failure(reason=FailureReason.MODEL_MALFORMED, subject="config.json (no vocab_size)"))
+        raise StageError(
+            Failure(reason=FailureReason.MODEL_MALFORMED, subject="config.json"), detail="it has no vocab_size"
+        )
     for number, sequence in enumerate(sequences, start=1):
         if max(sequence.tokens) >= vocabulary:
             raise malformed(data, number, "has a token that the model does not know, sampled for another model")

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TypeVar
 
 from saffron_quantizer.data.lines import Chat, Line, Text
@@ -59,7 +60,7 @@ Value = TypeVar("Value")
 def cut(conversations: Mapping[str, Value], sizes: Sequence[int]) -> list[dict[str, Value]]:
     """The first conversations as sets of these sizes: a hash has no favourites, so each set is a fair draw."""
     items = iter(conversations.items())
-    return [dict(pair for pair, _ in zip(items, range(size), strict=False)) for size in sizes]
+    return [dict(islice(items, size)) for size in sizes]
 
 
 def _content_digest(line: Line) -> str:

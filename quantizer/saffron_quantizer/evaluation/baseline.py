@@ -68,7 +68,13 @@ def baseline(model: Path, request: BaselineRequest, out: Path, progress: Progres
 
 def original_hidden(stream: ModelStream, sequences: Sequence[TokenSequence], progress: ProgressSink) -> ScoredHidden:
     """The original's states in the type in which they are kept, whether they are written or not."""
-    hidden = scored_hidden(stream, sequences, activity="original, block by block", progress=progress)
+    hidden = scored_hidden(
+        stream,
+        sequences,
+        activity="original, block by block",
+        not_finite=FailureReason.MODEL_NOT_FINITE,
+        progress=progress,
+    )
     return ScoredHidden(hidden.states.to(storage_dtype(hidden.states)), hidden.targets)
 
 
@@ -82,7 +88,6 @@ def read_baseline(folder: Path, request: BaselineRequest) -> Tensor:
     manifest = read_manifest(folder)
     if manifest is None or manifest.get("settings") != request.settings:
         what = "no finished baseline" if manifest is None else "the baseline of another model or other data"
-        raise StageError(
-            Failure(reason=FailureReason.SPEC_INVALID, subject=subject_of(f"--baseline {folder} holds {what}"))
-        )
+        subject = subject_of(f"--baseline={folder}")
+        raise StageError(Failure(reason=FailureReason.SPEC_INVALID, subject=subject), detail=f"it holds {what}")
     return read_entry(read_header(folder / _FILE)[_TENSOR])

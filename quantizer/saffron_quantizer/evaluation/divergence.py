@@ -46,12 +46,12 @@ def compare_tokens(original: Scored, candidate: Scored, targets: Tensor, *, prog
     """The figures of all scored tokens, `targets` [N] int64.
 
     Raises:
-        StageError: `SPEC_INVALID` if the vocabularies differ, `MODEL_NOT_FINITE` if a figure is NaN or infinite.
+        StageError: `SPEC_INVALID` if the vocabularies differ, `FIGURES_NOT_FINITE` if a figure is NaN or infinite.
     """
     known, other = original.stream.vocab_size, candidate.stream.vocab_size
     if known != other:
-        subject = f"the original knows {known} tokens and the candidate {other}"
-        raise StageError(Failure(reason=FailureReason.SPEC_INVALID, subject=subject))
+        failure = Failure(reason=FailureReason.SPEC_INVALID, subject="--candidate")
+        raise StageError(failure, detail=f"the original knows {known} tokens and the candidate {other}")
     chunks = []
     total = len(targets)
     for start in range(0, total, TOKENS_PER_CHUNK):
@@ -64,7 +64,7 @@ def compare_tokens(original: Scored, candidate: Scored, targets: Tensor, *, prog
             )
         )
         progress(Progress("comparing tokens", min(start + TOKENS_PER_CHUNK, total), total))
-    return TokenFigures(*_finite(torch.cat(chunks, dim=1)))
+    return TokenFigures(*_finite(torch.cat(chunks, dim=1), FailureReason.FIGURES_NOT_FINITE))
 
 
 def _compare_chunk(original: Scored, candidate: Scored, targets: Tensor) -> Tensor:
@@ -109,10 +109,10 @@ def negative_log_likelihood(scored: Scored, targets: Tensor, *, progress: Progre
             softmax.add(logits, start)
         chunks.append(softmax.log_mass - own)
         progress(Progress("scoring tokens", min(first + TOKENS_PER_CHUNK, total), total))
-    return _finite(torch.cat(chunks).double())
+    return _finite(torch.cat(chunks).double(), FailureReason.MODEL_NOT_FINITE)
 
 
-def _finite(figures: Tensor) -> Tensor:
+def _finite(figures: Tensor, reason: FailureReason) -> Tensor:
     if not torch.isfinite(figures).all():
-        raise StageError(Failure(reason=FailureReason.MODEL_NOT_FINITE, subject="logits"))
+        raise StageError(Failure(reason=reason, subject="logits"))
     return figures

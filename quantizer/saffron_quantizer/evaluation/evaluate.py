@@ -93,8 +93,8 @@ def _checkpoint_manifest(folder: Path) -> Any:  # noqa: ANN401 parsed JSON
     manifest = read_manifest(folder)
     if manifest is None:
         reason = FailureReason.MODEL_INCOMPLETE if folder.is_dir() else FailureReason.MODEL_MISSING
-        subject = "manifest.json, so it is no finished checkpoint" if folder.is_dir() else subject_of(folder)
-        raise StageError(Failure(reason=reason, subject=subject))
+        subject = "manifest.json" if folder.is_dir() else subject_of(folder)
+        raise StageError(Failure(reason=reason, subject=subject), detail="it is no finished checkpoint of ours")
     return manifest
 
 
@@ -121,7 +121,13 @@ def _measure(request: EvaluateRequest, candidate: ModelStream, progress: Progres
     else:
         states = read_baseline(request.baseline, BaselineRequest(request.model_digest, request.sequences))
     original_done = time.monotonic()
-    hidden = scored_hidden(candidate, request.sequences, activity="candidate, block by block", progress=progress)
+    hidden = scored_hidden(
+        candidate,
+        request.sequences,
+        activity="candidate, block by block",
+        not_finite=FailureReason.FIGURES_NOT_FINITE,
+        progress=progress,
+    )
     candidate_done = time.monotonic()
     # Both are rounded alike, so that a candidate which equals its original has a divergence of 0.
     figures = compare_tokens(

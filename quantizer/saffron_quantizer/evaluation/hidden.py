@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from saffron_api.failures import Failure, FailureReason, StageError, subject_of
+from saffron_api.failures import Failure, FailureReason, StageError
 from saffron_quantizer.data.sequences import TokenSequence
 from saffron_quantizer.models.stream import ModelStream
 from saffron_quantizer.progress import Progress, ProgressSink
@@ -32,12 +32,24 @@ class ScoredHidden:
 
 
 def scored_hidden(
-    stream: ModelStream, sequences: Sequence[TokenSequence], *, activity: str, progress: ProgressSink
+    stream: ModelStream,
+    sequences: Sequence[TokenSequence],
+    *,
+    activity: str,
+    not_finite: FailureReason,
+    progress: ProgressSink,
 ) -> ScoredHidden:
     """Walk a model over the sequences, as made by `limit_scored`.
 
+    Args:
+        stream: the model.
+        sequences: at least one.
+        activity: what progress calls it.
+        not_finite: whose fault it is if a state is NaN or infinite.
+        progress: told after each block.
+
     Raises:
-        StageError: `MODEL_NOT_FINITE` if a state is NaN or infinite.
+        StageError: with the reason `not_finite`.
     """
     passes = _passes(sequences)
     total = len(passes) * stream.n_blocks
@@ -53,8 +65,7 @@ def scored_hidden(
         states += [each[sequence.score[0] - 1 :].clone() for sequence, each in zip(part, hidden, strict=True)]
     joined = torch.cat(states)
     if not torch.isfinite(joined).all():
-        subject = subject_of("final hidden states")
-        raise StageError(Failure(reason=FailureReason.MODEL_NOT_FINITE, subject=subject))
+        raise StageError(Failure(reason=not_finite, subject="final-hidden-states"))
     targets = [token for sequence in sequences for token in sequence.tokens[sequence.score[0] :]]
     return ScoredHidden(joined, torch.tensor(targets, dtype=torch.int64))
 
