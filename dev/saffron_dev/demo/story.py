@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from saffron_api.results import FigureName
-from saffron_api.status import CandidateStatus, Condition, FigureStatus, QuantizedModelStatus, Verdict
+from saffron_api.status import CandidateState, CandidateStatus, Condition, FigureStatus, QuantizedModelStatus, Verdict
 
 _TOLD = ("Stalled", "Reconciling", "Ready")
 """The first of these that a status has says best what goes on."""
@@ -33,7 +33,9 @@ def news(before: QuantizedModelStatus, now: QuantizedModelStatus) -> Iterator[st
     known = {candidate.name: candidate for candidate in before.candidates}
     for candidate in now.candidates:
         line = candidate_line(candidate)
-        if candidate.name not in known or line != candidate_line(known[candidate.name]):
+        if candidate.state is not CandidateState.PENDING and (
+            candidate.name not in known or line != candidate_line(known[candidate.name])
+        ):
             yield line
     if now.selected is not None and now.selected != before.selected:
         yield f"selected: {now.selected.name}, {now.selected.uri}"
@@ -45,7 +47,9 @@ def headline(status: QuantizedModelStatus) -> str | None:
     for name in _TOLD:
         if name in conditions:
             condition: Condition = conditions[name]
-            return f"{status.phase or name} ({condition.reason}): {condition.message}"
+            phase = status.phase or name
+            reason = "" if phase == condition.reason else f" ({condition.reason})"
+            return f"{phase}{reason}: {condition.message}"
     return None
 
 
@@ -78,8 +82,9 @@ def candidates_table(candidates: Sequence[CandidateStatus], confidence: float) -
         ]
         for candidate in candidates
     ]
-    widths = [max(len(row[column]) for row in [header, gates, *rows]) for column in range(len(header))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (header, gates)]
+    heading = [header, gates] if names else [header]
+    widths = [max(len(row[column]) for row in [*heading, *rows]) for column in range(len(header))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in heading]
     lines += ["  ".join("-" * width for width in widths)]
     lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     note = f"[lower, upper]: together these bounds hold with {confidence:.0%} confidence over all candidates."
