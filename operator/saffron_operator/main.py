@@ -162,7 +162,8 @@ async def _parts(settings: Settings, configuration: Configuration) -> AsyncItera
         ):
             runner = await health.serve(application, port)
             stack.push_async_callback(runner.cleanup)
-            ports[what] = runner.addresses[0][1]
+            # Any free port is one of IPv4 and another one of IPv6, whose addresses are longer.
+            ports[what] = min(runner.addresses, key=len)[1]
         log.info("listening", extra={"fields": ports})
         yield parts
 

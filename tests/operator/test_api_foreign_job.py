@@ -26,10 +26,13 @@ async def test_a_job_of_somebody_else_with_the_name_of_ours_is_left_alone(
         key = await setup.begin(admin, taken)
         await operators.reconciler(cluster)(key)
         await operators.reconciler(cluster)(key)
-    assert setup.condition(await setup.status(admin, key), "Stalled") == (
-        "True",
+    stalled = setup.condition(await setup.status(admin, key), "Stalled")
+    assert stalled is not None
+    assert (stalled[1], stalled[2].split(". To try again", 1)[0]) == (
         "NameTaken",
-        f"The Job {name} exists and is not the one for this work (another owner, or another saffron.dev/key); "
-        "delete or rename it.",
+        (
+            f"The Job {name} exists and is not the one for this work (another owner, or another saffron.dev/key); "
+            "delete or rename it"
+        ),
     )
     assert [each["metadata"]["uid"] for each in await admin.list_all(JOBS, taken)] == [made["metadata"]["uid"]]

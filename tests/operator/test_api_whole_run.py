@@ -91,7 +91,9 @@ async def test_from_apply_to_promoted(installed: ControlPlane, served: str, admi
 
         await _it_told(admin, served)
         await _it_is_observable(operator)
-        assert operator.resident_megabytes() <= MEGABYTES_IDLE
+        megabytes = operator.resident_megabytes()
+        print(f"the operator's resident memory is {megabytes:.0f} MB")  # noqa: T201 - for -s
+        assert megabytes <= MEGABYTES_IDLE
 
         # It ends promptly and lets the next one begin.
         code, seconds = await operator.end()
