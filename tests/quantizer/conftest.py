@@ -71,15 +71,11 @@ def speaking_model(tiny_model: TinyModel, tmp_path_factory: pytest.TempPathFacto
     shutil.copytree(tiny_model(), folder)
     words = [*SPECIAL_TOKENS, *(f"w{number}" for number in range(len(SPECIAL_TOKENS), TINY["vocab_size"]))]
     vocabulary = {word: number for number, word in enumerate(words)}
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token=SPECIAL_TOKENS[3]))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    named = {f"{word[1:-1]}_token": word for word in SPECIAL_TOKENS[:4]}
+    others = list(SPECIAL_TOKENS[4:])
     transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<bos>",
-        eos_token="<eos>",
-        unk_token="<unk>",
-        pad_token="<pad>",
-        additional_special_tokens=["<user>", "<assistant>", "<end>"],
-        chat_template=CHAT_TEMPLATE,
+        tokenizer_object=tokenizer, **named, additional_special_tokens=others, chat_template=CHAT_TEMPLATE
     ).save_pretrained(folder)
     return folder

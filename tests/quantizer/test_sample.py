@@ -99,7 +99,8 @@ def test_a_folder_made_with_other_settings_is_refused(speaking_model, tmp_path):
     sample(request(speaking_model, data), tmp_path / "out", ignore)
     told = words(lambda: sample(request(speaking_model, data, seed=1), tmp_path / "out", ignore))
     assert told == (
-        f"The request is not valid: --out={tmp_path}/out. (it was made with another seed; delete it or choose a new folder)"
+        f"The request is not valid: --out={tmp_path}/out. "
+        "(it was made with another seed; delete it or choose a new folder)"
     )
 
 

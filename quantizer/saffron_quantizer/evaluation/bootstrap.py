@@ -6,7 +6,6 @@ Introduction to the Bootstrap, 1993, chapters 12 to 14) the last is used: diverg
 nearest to the coverage that they promise; benchmarks/bootstrap_coverage.py shows by how much.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +18,7 @@ _MIN_RESAMPLES = 10_000
 _TAIL_RESAMPLES = 20
 _COUNTS_PER_BLOCK = 4_000_000
 _LEAST_ERROR = 1 / 8
+_ROUNDING = 1e-12
 
 Vector = NDArray[np.float64]
 
@@ -34,7 +34,7 @@ class Bounds:
 
 def resamples_for(level: float) -> int:
     """Resamples that leave enough of them beyond a bound of this level to place it."""
-    return max(_MIN_RESAMPLES, math.ceil(_TAIL_RESAMPLES / (1 - level)))
+    return max(_MIN_RESAMPLES, round(_TAIL_RESAMPLES / (1 - level)))
 
 
 def ratio_bounds(sums: Vector, tokens: Vector, *, level: float) -> Bounds:
@@ -46,19 +46,22 @@ def ratio_bounds(sums: Vector, tokens: Vector, *, level: float) -> Bounds:
         level: of each bound, as 0.95.
     """
     value = float(sums.sum() / tokens.sum())
-    spread = float(_standard_error(*_moments(sums, tokens).sum(axis=0)[:, None])[0])
+    # Taken from what deviates, so that no digits cancel where the deviations are small.
+    deviations = sums - value * tokens
+    spread = float(np.sqrt(np.sum(deviations * deviations)) / tokens.sum())
     # One conversation, or conversations that all say the same, have no spread to learn from.
-    if len(sums) < 2 or spread <= abs(value) * np.finfo(np.float64).eps:  # noqa: PLR2004 two make a spread
+    if len(sums) < 2 or spread <= abs(value) * _ROUNDING:  # noqa: PLR2004 two make a spread
         return Bounds(value, value, value)
-    low, high = np.quantile(_studentized(sums, tokens, value, spread, resamples_for(level)), [1 - level, level])
+    distances = _studentized(deviations, tokens, spread, resamples_for(level))
+    low, high = np.quantile(distances, [1 - level, level])
     return Bounds(value, lower=value - float(high) * spread, upper=value - float(low) * spread)
 
 
-def _studentized(sums: Vector, tokens: Vector, value: float, spread: float, resamples: int) -> Vector:
+def _studentized(deviations: Vector, tokens: Vector, spread: float, resamples: int) -> Vector:
     """How many of its own standard errors each resample lies from the value, [resamples]."""
     generator = np.random.default_rng(SEED)
-    units = len(sums)
-    moments = _moments(sums, tokens)  # [units, 5]
+    units = len(deviations)
+    moments = _moments(deviations, tokens)  # [units, 5]
     block = max(1, _COUNTS_PER_BLOCK // units)
     found = []
     for start in range(0, resamples, block):
@@ -69,7 +72,7 @@ def _studentized(sums: Vector, tokens: Vector, value: float, spread: float, resa
         # A resample of conversations that all say the same has no error of its own; a part of the figure's keeps
         # the bounds finite and, at several times that error, on the safe side.
         errors = np.maximum(_standard_error(*drawn), spread * _LEAST_ERROR)
-        found.append((drawn[0] / drawn[1] - value) / errors)
+        found.append(drawn[0] / drawn[1] / errors)
     distances: Vector = np.concatenate(found)
     return distances
 
