@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from saffron_operator.client import Cluster, Object
 from saffron_operator.errors import ApiError, ConflictError, LeadershipLostError
+from saffron_operator.names import FIELD_MANAGER
 from saffron_operator.resources import LEASES
 
 log = logging.getLogger(__name__)
@@ -150,11 +151,12 @@ class Lease:
         return {"holderIdentity": self._identity, "leaseDurationSeconds": seconds, "renewTime": _now()}
 
     async def _write(self, lease: Object | None, spec: Mapping[str, Any]) -> None:
-        """Create or replace the Lease. It is how a replica gets the right to write, so it needs none."""
         metadata = lease["metadata"] if lease else {"name": self._name, "namespace": self._namespace}
         body = {"apiVersion": LEASES.api_version, "kind": "Lease", "metadata": metadata, "spec": spec}
-        method, name = ("PUT", self._name) if lease else ("POST", None)
-        await self._cluster.send(method, LEASES.path(self._namespace, name), body=body)
+        if lease is None:
+            await self._cluster.create(LEASES, self._namespace, body, manager=FIELD_MANAGER)
+        else:
+            await self._cluster.replace(LEASES, self._namespace, self._name, body)
 
 
 def _now() -> str:
