@@ -214,7 +214,6 @@ def _block(shard: Path, reader: CheckpointReader, plan: Plan, index: int, walk: 
             entries = read_header(shard)
             stored = {name: read_entry(entry) for name, entry in entries.items()}
             put_weights(block, plan, index, plan.architecture.linears, stored)
-        if index + 1 < len(plan.blocks):
             walk.advance(index)
     return notes
 

@@ -7,14 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saffron_api.candidate import Method
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
 from saffron_quantizer.algorithms.gptq import Factor, UnstableHessianError, factorize, gptq
 from saffron_quantizer.algorithms.hessian import hessian_finish
 from saffron_quantizer.algorithms.rtn import Quantized, rtn
 from saffron_quantizer.checkpoint.formats import WEIGHT_BITS, dequantize, scale_dtype, stored_tensors
 from saffron_quantizer.checkpoint.reader import CheckpointReader
-from saffron_quantizer.models.grams import gather_grams
+from saffron_quantizer.models.calibration import BlockCalibration
 from saffron_quantizer.models.stream import Walk
 from saffron_quantizer.plan import Plan
 
@@ -55,7 +54,7 @@ def round_block(reader: CheckpointReader, plan: Plan, index: int) -> tuple[dict[
 def calibrate_block(
     reader: CheckpointReader, plan: Plan, index: int, walk: Walk
 ) -> tuple[dict[str, Tensor], BlockNotes]:
-    """A loaded block's stored tensors by GPTQ.
+    """A loaded block's stored tensors by GPTQ; takes the walk past the block.
 
     Linears are taken in the order in which they are computed, and each is calibrated on what it reads once those before
     it are quantized. At the end the block holds the dequantized weights.
@@ -66,13 +65,15 @@ def calibrate_block(
     prefix = plan.architecture.block(index)
     stored = {name: reader.read(name) for name in plan.blocks[index] if name not in plan.linears}
     factors: list[Factor] = []
+    calibration = BlockCalibration(walk, index)
     for group in plan.architecture.input_groups:
-        gram = gather_grams(walk, index, group[:1])[group[0]]
+        gram = calibration.gram(group[0])
         names = [f"{prefix}.{linear}.weight" for linear in group]
         factors.append(_factorize(gram, walk.tokens, names[0]))
         for name, quantized in _gptq(plan, names, [reader.read(name) for name in names], factors[-1]).items():
             stored |= _stored(plan, name, quantized)
         put_weights(walk.stream.blocks[index], plan, index, group, stored)
+    calibration.advance()
     return stored, BlockNotes(
         modules=len(plan.architecture.linears),
         max_damping=max(factor.damping for factor in factors),
@@ -122,8 +123,3 @@ def _rtn(plan: Plan, W: Tensor) -> Quantized:
 
 def _stored(plan: Plan, name: str, quantized: Quantized) -> dict[str, Tensor]:
     return stored_tensors(plan.spec.scheme, name, quantized.codes, quantized.scale)
-
-
-def needs_states(plan: Plan) -> bool:
-    """Whether a method needs the hidden states that reach each block."""
-    return plan.spec.method is Method.GPTQ

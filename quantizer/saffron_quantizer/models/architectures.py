@@ -8,6 +8,21 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class Sublayer:
+    """A part of a block whose output is that of its last linear.
+
+    Attributes:
+        module: its name inside the block.
+        last: the name of that linear inside the block.
+        gives_attention_weights: whether it returns the pair (output, attention weights or None).
+    """
+
+    module: str
+    last: str
+    gives_attention_weights: bool
+
+
+@dataclass(frozen=True)
 class Architecture:
     """One family of causal language models.
 
@@ -16,6 +31,7 @@ class Architecture:
         model_type: config.json's `model_type`.
         input_groups: linears of a block in the order in which they are computed, by their names inside the block; those
             of one group read the same input, so they share one Hessian and engines merge them into one layer.
+        sublayers: the parts of a block whose output is that of their last linear.
         blocks: prefix of the blocks' tensors, before the number.
         embedding: module of the token embedding.
         final_norm: module of the norm after the last block.
@@ -29,6 +45,10 @@ class Architecture:
         ("self_attn.o_proj",),
         ("mlp.gate_proj", "mlp.up_proj"),
         ("mlp.down_proj",),
+    )
+    sublayers: tuple[Sublayer, ...] = (
+        Sublayer("self_attn", "self_attn.o_proj", gives_attention_weights=True),
+        Sublayer("mlp", "mlp.down_proj", gives_attention_weights=False),
     )
     blocks: str = "model.layers"
     embedding: str = "model.embed_tokens"

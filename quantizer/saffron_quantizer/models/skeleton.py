@@ -83,9 +83,7 @@ class Skeleton:
         for name, parameter in module.named_parameters():
             tensor = self._source.read(f"{prefix}.{name}")
             if tensor.shape != parameter.shape:
-                raise StageError(
-                    Failure(reason=FailureReason.MODEL_MALFORMED, subject=subject_of(f"{prefix}.{name}"))
-                )
+                raise StageError(Failure(reason=FailureReason.MODEL_MALFORMED, subject=subject_of(f"{prefix}.{name}")))
             exact = name.endswith("weight_scale") or not tensor.is_floating_point()
             state[name] = tensor if exact else tensor.to(self.dtype)
         module.load_state_dict(state, strict=False, assign=True)

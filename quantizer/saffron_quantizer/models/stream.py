@@ -36,9 +36,14 @@ class Walk:
     @torch.no_grad()
     def advance(self, index: int) -> None:
         """Run block `index`, which is loaded, over all batches."""
-        for number, batch in enumerate(self.batches):
-            keywords = self.stream.inputs(index, batch)
-            self.states[number] = self.stream.blocks[index](self.states[number], **keywords)
+        for number in range(len(self.batches)):
+            self.states[number] = self.run(index, number)
+
+    def run(self, index: int, number: int) -> Tensor:
+        """The output of block `index`, which is loaded, for batch `number`; the walk stays where it is."""
+        keywords = self.stream.inputs(index, self.batches[number])
+        output: Tensor = self.stream.blocks[index](self.states[number], **keywords)
+        return output
 
 
 class ModelStream:
@@ -48,6 +53,7 @@ class ModelStream:
         self._skeleton = skeleton
         self._head: Tensor | None = None
         self._inputs: dict[int, list[BlockInputs]] = {}
+        self.architecture = skeleton.architecture
         self.blocks = skeleton.blocks
         self.n_blocks = len(skeleton.blocks)
         self.vocab_size: int = skeleton.config.vocab_size

@@ -1,0 +1,23 @@
+"""Perplexity of a folder in transformers, the judge of all: MODEL TOKENS.json; each row is a window of its own."""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.bfloat16).eval()
+total, count = 0.0, 0
+with torch.no_grad():
+    for row in json.loads(Path(sys.argv[2]).read_text()):
+        tokens = torch.tensor(row)
+        hidden = model.model(tokens[None]).last_hidden_state[0]
+        for begin in range(0, len(tokens) - 1, 256):
+            end = min(begin + 256, len(tokens) - 1)
+            logits = model.lm_head(hidden[begin:end]).float()
+            wanted = tokens[begin + 1 : end + 1]
+            total += torch.nn.functional.cross_entropy(logits, wanted, reduction="sum").item()
+            count += end - begin
+print(math.exp(total / count))
