@@ -61,9 +61,7 @@ def _is_other(folder: Path, fingerprint: Mapping[str, Any]) -> bool:
     """Whether unfinished work was begun with another fingerprint."""
     if not (folder / _FINGERPRINT).is_file():
         _log.error("%s holds files that are not ours; choose a folder that does not exist yet.", folder)
-        raise StageError(
-            Failure(reason=FailureReason.SPEC_INVALID, subject=subject_of(f"--out={folder}"))
-        )
+        raise StageError(Failure(reason=FailureReason.SPEC_INVALID, subject=subject_of(f"--out={folder}")))
     found: Mapping[str, Any] = json.loads((folder / _FINGERPRINT).read_bytes())
     return digest(found) != digest(fingerprint)
 
