@@ -213,7 +213,8 @@ class RolloutStep(ApiModel):
     weight: Annotated[int, Field(strict=True, ge=1, le=99)] = Field(description="The canary's share, in percent.")
     pause: Duration | None = Field(default=None, description="How long the step lasts, once the canary is ready.")
     approval: Approval | None = Field(
-        default=None, description="Required: the step ends when someone sets saffron.dev/promote to the run's id."
+        default=None,
+        description="Required: the step ends when someone sets saffron.dev/promote to what the condition's message says.",
     )
 
 

@@ -25,6 +25,7 @@ CHECKPOINT_ANNOTATION = "saffron.dev/checkpoint"
 """On a pod template that serves a checkpoint: `<run>/<candidate>/<checkpoint digest>`."""
 
 PROMOTE_ANNOTATION = "saffron.dev/promote"
+"""On a QuantizedModel, by a person: `<run>/<checkpoint digest>/<weight of the step>`, which approves just that step."""
 ABORT_ANNOTATION = "saffron.dev/abort"
 RETRY_ANNOTATION = "saffron.dev/retry"
 """On a QuantizedModel, by a person; the value is the id of the run that is meant, so that none outlives its run."""

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from deciding import builders
 from deciding.world import Fails, Outcome, Runs, World
-from deciding.worlds import GPTQ, acts, reasons_of, with_steps
+from deciding.worlds import GPTQ, INT8, acts, reasons_of, with_steps
 
 from saffron_api.quantized_model import QuantizedModelStatus
 from saffron_api.results import Stage
@@ -36,10 +36,62 @@ def test_retry_frees_what_was_rejected():
     assert world.status.rejected == []
 
 
-def test_the_word_for_an_earlier_run_is_none_for_this_one():
-    world = with_steps({"weight": 50, "approval": "Required"}).run()
-    world.annotations[names.PROMOTE_ANNOTATION] = "another-run"
+APPROVAL = {"approval": "Required"}
+
+
+def approve(world: World) -> str:
+    """Do as the message says, and return the annotation's value."""
+    _, _, value = world.message.partition(f" {names.PROMOTE_ANNOTATION}=")
+    assert value, world.message
+    world.annotations[names.PROMOTE_ANNOTATION] = value
+    return value
+
+
+OTHERS = [
+    ("another run", f"another-run/{GPTQ}/50"),
+    ("another checkpoint of this run", f"RUN/{INT8}/50"),
+    ("another step", f"RUN/{GPTQ}/20"),
+    ("the run as a whole", "RUN"),
+]
+
+
+@pytest.mark.parametrize("value", [row[1] for row in OTHERS], ids=[row[0] for row in OTHERS])
+def test_a_word_about_something_else_is_no_approval(value: str):
+    world = with_steps({"weight": 50} | APPROVAL).run()
+    world.annotations[names.PROMOTE_ANNOTATION] = value.replace("RUN", world.run_id)
     assert world.run().ready == ("False", "AwaitingApproval")
+
+
+def test_each_step_that_needs_approval_needs_its_own():
+    world = with_steps({"weight": 20} | APPROVAL, {"weight": 50} | APPROVAL).run()
+    approve(world)
+    world.run()
+    assert world.ready == ("False", "AwaitingApproval")
+    assert world.status.rollout is not None
+    assert world.status.rollout.step == 1
+    approve(world)
+    assert world.run().ready == ("True", "Promoted")
+
+
+def test_a_step_whose_weight_is_changed_is_approved_anew():
+    world = with_steps({"weight": 20} | APPROVAL).run()
+    approve(world)
+    world.change(rollout=dict(builders.ROLLOUT) | {"steps": [{"weight": 50} | APPROVAL]})
+    assert world.run().ready == ("False", "AwaitingApproval")
+
+
+def test_what_another_candidate_was_approved_for_is_none_of_the_one_selected_later():
+    world = with_steps({"weight": 50} | APPROVAL, divergences={"rtn-int4": 0.5, "int8": 0.01}).run()
+    run = world.run_id
+    approve(world)
+    world.run()
+    assert (world.ready, world.overlay) == (("True", "Promoted"), GPTQ)
+    world.change(selection="BestQuality", rollout=dict(builders.ROLLOUT) | {"steps": [{"weight": 50} | APPROVAL]})
+    world.run()
+    assert (world.run_id, world.ready, world.overlay) == (run, ("False", "AwaitingApproval"), GPTQ)
+    approve(world)
+    world.run()
+    assert (world.ready, world.overlay) == (("True", "Promoted"), INT8)
 
 
 def test_abort_while_jobs_run_ends_them():
@@ -78,8 +130,8 @@ def test_a_step_that_needs_approval_waits_for_it():
     world = with_steps({"weight": 50, "approval": "Required"}).run()
     assert world.ready == ("False", "AwaitingApproval")
     assert world.condition("Reconciling") is None
-    assert f"saffron.dev/promote={world.run_id}" in world.message
-    world.annotations[names.PROMOTE_ANNOTATION] = world.run_id
+    assert approve(world) == f"{world.run_id}/{GPTQ}/50"
+    assert world.message.startswith("gptq-int4, step 1 of 1 (50 %): waits for approval.")
     assert world.run().ready == ("True", "Promoted")
 
 

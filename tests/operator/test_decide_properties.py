@@ -92,6 +92,13 @@ def _annotate(name: str) -> Callable[[World], None]:
     return act
 
 
+def _approve(world: World) -> None:
+    rollout = world.status.rollout
+    if rollout is not None:
+        approval = f"{world.run_id}/{rollout.checkpoint_digest}/{rollout.desired_weight}"
+        world.annotations["saffron.dev/promote"] = approval
+
+
 def _respec(**changes: Any) -> Callable[[World], None]:
     def act(world: World) -> None:
         rollout = world.spec.rollout
@@ -139,7 +146,7 @@ def _remake_target(world: World) -> None:
 
 
 HAPPENINGS: Mapping[str, Callable[[World], None]] = {
-    "approve": _annotate("promote"),
+    "approve": _approve,
     "abort": _annotate("abort"),
     "retry": _annotate("retry"),
     "new seed": _respec(data={"source": {"dataset": {"uri": "pvc://data/prompts.jsonl"}}, "seed": 1}),

@@ -156,17 +156,26 @@ def _serving(scene: Scene, rollout: RolloutStatus) -> Step:
             _PHASE,
         )
         return Step(standing, memory, events=events, revisit=until)
-    if setting.approval is Approval.REQUIRED and not scene.inputs.asked(PROMOTE_ANNOTATION):
-        meta = scene.inputs.observed.meta
+    meta, approval = scene.inputs.observed.meta, _approval(scene, rollout)
+    if setting.approval is Approval.REQUIRED and meta.annotations.get(PROMOTE_ANNOTATION) != approval:
         standing = Standing(
             Kind.WAITING,
             reasons.AWAITING_APPROVAL,
             f"{_title(scene, rollout)}: waits for approval. To go on: kubectl annotate --overwrite "
-            f"-n {meta.namespace} qm/{meta.name} {PROMOTE_ANNOTATION}={scene.inputs.run.id}",
+            f"-n {meta.namespace} qm/{meta.name} {PROMOTE_ANNOTATION}={approval}",
             "AwaitingApproval",
         )
         return Step(standing, memory, events=events)
     return _next(scene, rollout, events)
+
+
+def _approval(scene: Scene, rollout: RolloutStatus) -> str:
+    """Return what a person writes to let the step end: it is about one run, one checkpoint and one step.
+
+    A step is named by its weight, which no two steps share, so that an approval does not follow a step's number to
+    other requests when the spec changes.
+    """
+    return f"{scene.inputs.run.id}/{rollout.checkpoint_digest}/{rollout.desired_weight}"
 
 
 def _next(scene: Scene, rollout: RolloutStatus, events: tuple[Event, ...]) -> Step:
