@@ -76,7 +76,7 @@ class InspectResult(ApiModel):
         description="In the order of the candidates asked for."
     )
     isa: Annotated[str, _CODE_NAME] = Field(
-        description="The CPU capability of the node, in torch's words, as AVX2 or AVX512."
+        description="The CPU capability of the node in torch's words; AVX512_VNNI and AMX are told from AVX512."
     )
 
 

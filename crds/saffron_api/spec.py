@@ -214,7 +214,7 @@ class RolloutStep(ApiModel):
     pause: Duration | None = Field(default=None, description="How long the step lasts, once the canary is ready.")
     approval: Approval | None = Field(
         default=None,
-        description="Required: the step ends when someone sets saffron.dev/promote to what the condition's message says.",
+        description="Required: the step ends when someone sets saffron.dev/promote to what Ready's message says.",
     )
 
 

@@ -198,6 +198,7 @@ class TargetFacts:
         engine: What serves.
         image: Of the container that serves.
         accelerated: The container asks for a GPU.
+        environment: Of that container as `NAME=VALUE`, where the value is written out.
         model_path: The absolute path that the server reads.
         template: The pod template without our overlay.
         template_hash: The digest of `template`, of the container's name and of `model_path`.
@@ -212,6 +213,7 @@ class TargetFacts:
     template: Json
     template_hash: str
     overlay: Overlay | None
+    environment: frozenset[str] = frozenset()
     warnings: tuple[str, ...] = ()
 
 

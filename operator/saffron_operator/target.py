@@ -58,6 +58,7 @@ def _read(deployment: Json, name: str, model_uri: str) -> TargetFacts:
         template=original,
         template_hash=digest({"template": original, "container": name, "modelPath": path}),
         overlay=_overlay(deployment, container, path),
+        environment=_environment(container),
         warnings=warnings(deployment, container),
     )
 
@@ -147,6 +148,12 @@ def _served_uri(template: Json, mount: Json, path: str) -> tuple[str, str] | Non
         return None
     inside = posixpath.relpath(path, posixpath.normpath(mount["mountPath"]))
     return claim["claimName"], posixpath.normpath(posixpath.join(mount.get("subPath", ""), inside))
+
+
+def _environment(container: Json) -> frozenset[str]:
+    """Return what is written out; of a name that comes twice the last counts, as for the kubelet."""
+    last = {each["name"]: each for each in container.get("env", ())}
+    return frozenset(f"{name}={each.get('value', '')}" for name, each in last.items() if "valueFrom" not in each)
 
 
 def _accelerated(container: Json) -> bool:

@@ -12,6 +12,8 @@ from saffron_quantizer.checkpoint.reader import CheckpointReader
 from saffron_quantizer.models.skeleton import architecture_of
 from saffron_quantizer.plan import make_plan
 
+_CPUINFO = Path("/proc/cpuinfo")
+
 
 def inspect_model(
     folder: Path, candidates: Sequence[tuple[str, CandidateSpec]], *, hash_cache: Path | None
@@ -37,5 +39,24 @@ def inspect_model(
         parameters=reader.parameters,
         bytes=reader.bytes,
         predicted=predicted,
-        isa=torch.backends.cpu.get_cpu_capability(),
+        isa=processor(torch.backends.cpu.get_cpu_capability(), _CPUINFO.read_text() if _CPUINFO.exists() else ""),
     )
+
+
+def processor(capability: str, cpuinfo: str) -> str:
+    """Name a processor by what decides how engines multiply integers on it.
+
+    Args:
+        capability: in torch's words.
+        cpuinfo: the text of /proc/cpuinfo; empty where there is none.
+
+    Returns:
+        The capability; `AVX512_VNNI` where it can add int8 products without saturation; `AMX` where it has tiles, too.
+    """
+    listed = next((line for line in cpuinfo.splitlines() if line.startswith("flags")), "")
+    flags = frozenset(listed.partition(":")[2].split())
+    if capability != "AVX512":
+        return capability
+    if "amx_tile" in flags:
+        return "AMX"
+    return "AVX512_VNNI" if "avx512_vnni" in flags else capability

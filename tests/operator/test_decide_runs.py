@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from deciding import builders
 from deciding.world import Ends, Fails, Hangs, Outcome, Runs, World
-from deciding.worlds import GPTQ, acts, reasons_of, script, without_rollout
+from deciding.worlds import GPTQ, INT8, acts, reasons_of, script, without_rollout
 
 from saffron_api.failures import FailureReason
 from saffron_api.results import Stage
@@ -252,6 +252,17 @@ def test_what_the_engine_does_not_run_exactly_is_shown_and_gets_no_job():
     }
     assert world.ready == ("False", "NoCandidatePassed")
     assert "saturates" in (world.status.candidates[2].message or "")
+
+
+def test_a_server_with_amx_gets_int4_only_if_it_is_told_to_keep_activations():
+    amx = Ends(builders.inspected(isa="AMX"))
+    world = World(script=script({(Stage.INSPECT, None): amx})).run()
+    assert world.candidates["gptq-int4"] == "Unsupported EngineInexact"
+    assert "VLLM_CPU_INT4_W4A8 with the value 0" in (world.status.candidates[1].message or "")
+    assert world.overlay == INT8
+    env = [{"name": "VLLM_CPU_INT4_W4A8", "value": "0"}]
+    told = World(script=world.script, deployment=builders.deployment(container={"env": env})).run()
+    assert (told.candidates["gptq-int4"], told.overlay) == ("Done Pass", GPTQ)
 
 
 def test_candidates_of_one_recipe_share_their_jobs():

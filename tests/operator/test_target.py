@@ -231,6 +231,17 @@ def test_what_may_lose_requests_is_warned_about(changes: dict[str, Any], words: 
     assert all(word in warning for word, warning in zip(words, warnings, strict=True))
 
 
+def test_the_servers_environment_is_read_where_it_is_written_out():
+    env = [
+        {"name": "VLLM_CPU_INT4_W4A8", "value": "1"},
+        {"name": "VLLM_CPU_INT4_W4A8", "value": "0"},
+        {"name": "EMPTY"},
+        {"name": "SECRET", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}},
+    ]
+    assert facts(builders.deployment(container={"env": env})).environment == {"VLLM_CPU_INT4_W4A8=0", "EMPTY="}
+    assert facts(builders.deployment()).environment == frozenset()
+
+
 def test_a_gpu_among_the_limits_makes_it_accelerated():
     gpu = builders.deployment(container={"resources": {"limits": {"nvidia.com/gpu": "1"}}})
     assert facts(gpu).accelerated

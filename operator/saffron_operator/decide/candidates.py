@@ -43,11 +43,12 @@ def _unsupported(inputs: Inputs, candidate: Candidate, inspected: InspectResult)
     target = inputs.observed.target
     if target is None or not isinstance(target.facts, TargetFacts):
         return None  # there is no engine to ask
-    row = support(target.facts.engine, candidate.scheme, GPU if target.facts.accelerated else inspected.isa)
+    facts = target.facts
+    row = support(facts.engine, candidate.scheme, GPU if facts.accelerated else inspected.isa, facts.environment)
     if row.support is Support.OK:
         return None
     reason = reasons.ENGINE_INEXACT if row.support is Support.INEXACT else reasons.ENGINE_UNSUPPORTED
-    where = "a GPU" if target.facts.accelerated else inspected.isa
+    where = "a GPU" if facts.accelerated else inspected.isa
     return CandidateStatus(
         name=candidate.name,
         state=CandidateState.UNSUPPORTED,

@@ -115,7 +115,7 @@ def inspected(names: Sequence[str] = ("rtn-int4", "gptq-int4", "int8"), **change
         "parameters": 500,
         "bytes": ORIGINAL_BYTES,
         "predicted": sizes,
-        "isa": "AVX512",
+        "isa": "AVX512_VNNI",
     }
     return InspectResult(**(base | changes))
 
