@@ -110,7 +110,8 @@ class Lease:
         """Take or renew the Lease. False: another replica has it, or the API server did not agree."""
         began = self._clock()
         try:
-            async with asyncio.timeout(self._timing.renew):
+            # An answer that takes longer comes too late to go on with, or to try once more.
+            async with asyncio.timeout(self._timing.give_up - self._timing.renew):
                 taken = await self._take()
         except ConflictError:
             return False  # another replica was quicker

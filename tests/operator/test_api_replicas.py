@@ -2,6 +2,7 @@
 
 import signal
 import time
+from typing import NamedTuple
 
 import pytest
 from apilevel import operators, setup
@@ -9,8 +10,6 @@ from apilevel import operators, setup
 from saffron_dev.controlplane import ControlPlane
 from saffron_operator.client import Cluster
 from saffron_operator.resources import LEASES
-
-LEASE_SECONDS = 6
 
 
 async def holder(admin: Cluster) -> str:
@@ -20,36 +19,44 @@ async def holder(admin: Cluster) -> str:
     return name
 
 
+class Ending(NamedTuple):
+    """How the leader ends: by which signal, with a Lease of how many seconds, and when the other must lead at last."""
+
+    number: signal.Signals
+    lease: float
+    slowest: float
+
+
 @pytest.mark.parametrize(
-    ("number", "slowest"),
+    "ending",
     [
-        pytest.param(signal.SIGTERM, 5, id="told to end, it hands over at once"),
-        pytest.param(signal.SIGKILL, LEASE_SECONDS + 5, id="killed, it is replaced when its Lease is over"),
+        pytest.param(Ending(signal.SIGTERM, 30, 15), id="told to end, it hands over long before its Lease is over"),
+        pytest.param(Ending(signal.SIGKILL, 6, 16), id="killed, it is replaced when its Lease is over"),
     ],
 )
 @pytest.mark.usefixtures("kubelet")
 async def test_the_second_replica_goes_on_where_the_first_one_ended(
-    installed: ControlPlane, served: str, admin: Cluster, number: signal.Signals, slowest: float
+    installed: ControlPlane, served: str, admin: Cluster, ending: Ending
 ) -> None:
     async with (
-        operators.process(installed, served, seconds=LEASE_SECONDS, identity="first") as first,
-        operators.process(installed, served, seconds=LEASE_SECONDS, identity="second") as second,
+        operators.process(installed, served, seconds=ending.lease, identity="first") as first,
+        operators.process(installed, served, seconds=ending.lease, identity="second") as second,
     ):
         await operators.until(lambda: any("msg=leading" in line for line in first.log + second.log), 30, "a leader")
         leader, other = (first, second) if await holder(admin) == "first" else (second, first)
         await other.logged("waiting for the lease")
         # Both are healthy, and only one writes.
         for each in (leader, other):
-            assert (await each.get("health", "/healthz"))[0] == 200
-            assert (await each.get("health", "/readyz"))[0] == 200
+            assert await each.get("health", "/healthz") == (200, "ok\n")
+            await each.ready()
         key = await setup.begin(admin, served)
         await leader.logged("CreateJob")
         assert not [line for line in other.log if "msg=acting" in line]
 
-        await leader.end(number)
+        await leader.end(ending.number)
         ended = time.monotonic()
         await other.logged("msg=leading")
-        assert time.monotonic() - ended < slowest
+        assert time.monotonic() - ended < ending.slowest
         await operators.until_promoted(admin, key)
         assert not [line for line in other.log if "level=error" in line]
 
@@ -57,7 +64,7 @@ async def test_the_second_replica_goes_on_where_the_first_one_ended(
 async def test_a_leader_whose_lease_was_taken_ends_with_a_sentence(
     installed: ControlPlane, served: str, admin: Cluster
 ) -> None:
-    async with operators.process(installed, served, seconds=LEASE_SECONDS) as operator:
+    async with operators.process(installed, served) as operator:
         await operator.logged("msg=leading")
         lease = await admin.get(LEASES, setup.SYSTEM, setup.OPERATOR)
         assert lease is not None

@@ -66,6 +66,13 @@ class Process:
         """Wait until a line of the log has the text."""
         await until(lambda: any(text in line for line in self.log), seconds, f"{text!r} in the log: {self.log}")
 
+    async def ready(self, seconds: float = 20) -> None:
+        """Wait until it says that it can do its part."""
+        deadline = time.monotonic() + seconds
+        while (answer := await self.get("health", "/readyz")) != (200, "ok\n"):
+            assert time.monotonic() < deadline, f"not ready within {seconds:g} s: {answer}"
+            await asyncio.sleep(0.2)
+
     async def end(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, float]:
         """Send a signal and return the exit code and the seconds it took."""
         began = time.monotonic()
