@@ -112,7 +112,9 @@ def _add_candidate(parser: argparse.ArgumentParser) -> None:
 
 def _spec(arguments: argparse.Namespace) -> CandidateSpec:
     try:
-        return CandidateSpec(method=arguments.method, scheme=arguments.scheme, group_size=arguments.group_size)
+        return CandidateSpec.model_validate(
+            {"method": arguments.method, "scheme": arguments.scheme, "groupSize": arguments.group_size}
+        )
     except ValidationError as error:
         arguments.refuse(refusals(error))
         raise

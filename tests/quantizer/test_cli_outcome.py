@@ -1,0 +1,97 @@
+"""What an error means and how it is told: every error here is a real one, raised by what raises it in use."""
+
+import json
+import resource
+from pathlib import Path
+
+import pytest
+import torch
+
+from saffron_api.failures import Failure, FailureReason, StageError
+from saffron_quantizer.atomic import write_file
+from saffron_quantizer.cli.outcome import failure_of, render
+
+
+def allocate_with_torch():
+    torch.empty(1 << 55, dtype=torch.uint8)
+
+
+def allocate_with_python():
+    bytearray(1 << 55)
+
+
+def read_what_is_missing():
+    Path("/no/such/file").read_bytes()
+
+
+def fill_a_full_device():
+    Path("/dev/full").write_text("x" * 100_000)
+
+
+def divide():
+    json.loads("1") / 0
+
+
+def known():
+    raise StageError(Failure(reason=FailureReason.MODEL_MISSING, subject="/m"))
+
+
+MEANT = {
+    "torch gets no memory": (allocate_with_torch, FailureReason.OUT_OF_MEMORY, None),
+    "Python gets no memory": (allocate_with_python, FailureReason.OUT_OF_MEMORY, None),
+    "a file is missing": (read_what_is_missing, FailureReason.INPUT_OUTPUT, "/no/such/file"),
+    "a device is full": (fill_a_full_device, FailureReason.STORAGE_FULL, "."),
+    "a bug": (divide, FailureReason.INTERNAL, "ZeroDivisionError"),
+    "a known failure": (known, FailureReason.MODEL_MISSING, "/m"),
+}
+
+
+@pytest.mark.parametrize(("work", "reason", "subject"), MEANT.values(), ids=MEANT.keys())
+def test_what_is_meant_when(work, reason, subject):
+    with pytest.raises(Exception) as caught:  # noqa: PT011 each row raises its own
+        work()
+    failure = failure_of(caught.value)
+    assert (failure.reason, failure.subject) == (reason, subject)
+
+
+RENDERED = {
+    "with what to do": (
+        Failure(reason=FailureReason.MODEL_MISSING, subject="/m"),
+        "",
+        "error: There is no model at /m.\n  what to do: check the claim and the path (config.json must be there).",
+    ),
+    "with what precisely": (
+        Failure(reason=FailureReason.DATASET_MALFORMED, subject="d.jsonl", line=3),
+        "text is not a string",
+        """error: Line 3 of the data set d.jsonl is not a JSON object with text, prompt or messages.
+  why: text is not a string.
+  what to do: write one object a line (JSONL).""",
+    ),
+    "with nothing more to say": (
+        Failure(reason=FailureReason.SPEC_INVALID, subject="--out=x"),
+        "it is no folder",
+        "error: The request is not valid: --out=x.\n  why: it is no folder.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("failure", "detail", "expected"), RENDERED.values(), ids=RENDERED.keys())
+def test_a_failure_is_told(failure, detail, expected):
+    assert render(failure, detail) == expected
+
+
+def test_every_reason_can_be_told():
+    for reason in FailureReason:
+        assert render(Failure(reason=reason)).startswith("error: ")
+
+
+def test_a_file_that_does_not_fit_leaves_no_part_of_it(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(StageError) as caught:
+            write_file(tmp_path / "big", b"x" * 5000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (caught.value.failure.reason, caught.value.failure.need) == (FailureReason.STORAGE_FULL, 5000)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,152 @@
+"""The command line as it is typed: help explains every option, and a wrong one is refused with what is allowed."""
+
+import argparse
+import io
+
+import pytest
+
+from saffron_quantizer.cli.main import build_parser, main
+from saffron_quantizer.cli.progress import PlainLines, duration
+from saffron_quantizer.cli.text import rows, size
+from saffron_quantizer.progress import Progress
+
+QUANTIZE = ["quantize", "--model", "m", "--out", "o"]
+EVALUATE = ["evaluate", "--original", "m", "--candidate", "c", "--data", "d"]
+
+REFUSED = {
+    "no command": ([], "the following arguments are required: COMMAND"),
+    "an unknown command": (["fly"], "argument COMMAND: invalid choice: 'fly' (choose from"),
+    "an abbreviated option": ([*EVALUATE, "--conf", "0.9"], "unrecognized arguments: --conf 0.9"),
+    "an unknown method": (
+        [*QUANTIZE, "--method", "awq", "--scheme", "W4A16"],
+        "argument --method: 'awq' is not one of RTN, GPTQ",
+    ),
+    "an unknown scheme": (
+        [*QUANTIZE, "--method", "rtn", "--scheme", "W2"],
+        "argument --scheme: 'W2' is not one of W4A16, W8A8",
+    ),
+    "a group size that no kernel takes": (
+        [*QUANTIZE, "--method", "rtn", "--scheme", "w4a16", "--group-size", "48"],
+        "groupSize: must be one of 32, 64, 128",
+    ),
+    "a group size without groups": (
+        [*QUANTIZE, "--method", "rtn", "--scheme", "w8a8", "--group-size", "64"],
+        "groupSize: only W4A16 has groups; leave groupSize out with any other scheme",
+    ),
+    "GPTQ without data": (
+        [*QUANTIZE, "--method", "gptq", "--scheme", "W4A16"],
+        "--method GPTQ needs --calibration",
+    ),
+    "two places to write to": (
+        [*QUANTIZE, "--method", "rtn", "--scheme", "w8a8", "--store", "s"],
+        "argument --store: not allowed with argument --out",
+    ),
+    "too few tokens": (
+        [*EVALUATE, "--max-tokens", "3"],
+        "argument --max-tokens: '3' is not a whole number from 16 to 131072",
+    ),
+    "samples that are no number": (
+        ["sample", "--calibration-samples", "many"],
+        "argument --calibration-samples: 'many' is not a whole number from 1 to 100000",
+    ),
+    "an unknown kind of redaction": (
+        ["sample", "--redact", "name"],
+        "argument --redact: 'name' is not one of email, phone, card, ip",
+    ),
+    "a confidence in per cent": (
+        [*EVALUATE, "--confidence", "95"],
+        "argument --confidence: '95' is not a share from 0.5 to below 1, as 0.95",
+    ),
+    "a digest that is cut": (
+        [*EVALUATE, "--model-digest", "abc"],
+        "argument --model-digest: 'abc' is not a SHA-256, 64 hexadecimal digits",
+    ),
+    "a verdict without gates": ([*EVALUATE, "--exit-verdict"], "--exit-verdict needs --gates"),
+    "gates that are missing": (
+        [*EVALUATE, "--gates", "/no/gates.yaml"],
+        "argument --gates: can't read /no/gates.yaml: No such file or directory",
+    ),
+    "a candidate that is no JSON": (["inspect", "--candidate", "{"], "argument --candidate: Invalid JSON"),
+    "a candidate with an unknown field": (
+        ["inspect", "--candidate", '{"name": "a", "method": "RTN", "scheme": "W8A8", "bits": 4}'],
+        "argument --candidate: bits: Extra inputs are not permitted",
+    ),
+    "a report that is missing": (
+        ["compare", "/no/report.json"],
+        "argument FILE: can't read /no/report.json: No such file or directory",
+    ),
+}
+
+
+@pytest.mark.parametrize(("argv", "words"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_is_refused(argv, words, capsys, monkeypatch):
+    monkeypatch.setattr("saffron_quantizer.cli.main.end_at_sigterm", lambda: None)
+    with pytest.raises(SystemExit) as caught:
+        main(argv)
+    assert caught.value.code == 2
+    assert f"error: {words}" in capsys.readouterr().err
+
+
+GATES = {
+    "limits": ("klDivergence: {max: 0.1}\n", None),
+    "no YAML": ("{", "is not YAML"),
+    "an unknown gate": ("speed: {max: 1}\nklDivergence: {max: 0.1}\n", "speed: Extra inputs are not permitted"),
+    "no gate": ("confidence: 0.9\n", "must have at least one of"),
+    "a list": ("- 1\n", "should be"),
+}
+
+
+@pytest.mark.parametrize(("text", "words"), GATES.values(), ids=GATES.keys())
+def test_a_gates_file_with(text, words, tmp_path, capsys):
+    (tmp_path / "gates.yaml").write_text(text)
+    argv = [*EVALUATE, "--gates", str(tmp_path / "gates.yaml")]
+    if words is None:
+        assert build_parser().parse_args(argv).gates.kl_divergence.max == 0.1
+        return
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(argv)
+    assert words in capsys.readouterr().err
+
+
+def subcommands():
+    parser = build_parser()
+    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    return commands.choices
+
+
+@pytest.mark.parametrize("name", ["inspect", "sample", "baseline", "quantize", "evaluate", "compare"])
+def test_help_explains_every_option_and_its_default(name):
+    for action in subcommands()[name]._actions:
+        if isinstance(action, argparse._HelpAction):
+            continue
+        assert action.help, action.dest
+        optional = bool(action.option_strings) and not action.required and action.dest not in {"out", "store"}
+        if optional and action.dest != "calibration":
+            assert "(default: " in action.help, action.dest
+
+
+@pytest.mark.parametrize("spelling", ["GPTQ", "gptq", "Gptq"])
+def test_an_enum_is_read_in_any_case(spelling):
+    arguments = build_parser().parse_args([*QUANTIZE, "--method", spelling, "--scheme", "w4A16"])
+    assert (arguments.method.value, arguments.scheme.value) == ("GPTQ", "W4A16")
+
+
+def test_plain_lines_come_every_few_seconds_and_at_the_end():
+    seconds = iter([0.0, 1.0, 6.0, 7.0, 12.0, 13.0, 14.0])
+    stream = io.StringIO()
+    lines = PlainLines(stream, clock=lambda: next(seconds))
+    for done in range(1, 6):
+        lines(Progress("quantizing blocks", done, 5))
+    lines(Progress("comparing tokens", 9, 9))
+    assert stream.getvalue().splitlines() == [
+        "quantizing blocks: 2 of 5, about 9s left",
+        "quantizing blocks: 4 of 5, about 3s left",
+        "quantizing blocks: 5 of 5",
+        "comparing tokens: 9 of 9",
+    ]
+
+
+def test_times_and_sizes_are_told_for_people():
+    assert [duration(seconds) for seconds in (0.2, 59, 80.4, 3600)] == ["0s", "59s", "1m20s", "60m00s"]
+    assert [size(number) for number in (7, 1500, 536_223_056)] == ["7 B", "1.5 kB", "536.2 MB"]
+    assert rows(("a", "1"), ("long", "2")) == "a     1\nlong  2"

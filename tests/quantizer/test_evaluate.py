@@ -1,0 +1,173 @@
+"""Evaluation end to end on a tiny model: what is measured is what was written, on the data that were meant."""
+
+import json
+import math
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from saffron_api.candidate import CandidateSpec, Method, Scheme
+from saffron_api.failures import Failure, FailureReason, StageError
+from saffron_api.quantized_model import Gates, UpperLimit, Verdict
+from saffron_api.results import FigureName
+from saffron_quantizer.checkpoint.identity import model_digest
+from saffron_quantizer.data.sequences import TokenSequence
+from saffron_quantizer.evaluation.baseline import BaselineRequest, baseline
+from saffron_quantizer.evaluation.evaluate import EvaluateRequest, evaluate
+from saffron_quantizer.evaluation.window import limit_scored
+from saffron_quantizer.models.stream import ModelStream
+from saffron_quantizer.progress import ignore
+from saffron_quantizer.quantize import quantize
+from saffron_quantizer.report import judged
+
+
+@pytest.fixture(scope="module")
+def checkpoint(speaking_model, tmp_path_factory):
+    out = tmp_path_factory.mktemp("checkpoint") / "int4"
+    spec = CandidateSpec(method=Method.RTN, scheme=Scheme.W4A16, group_size=32)
+    settings = {"store": None, "work": None, "model_digest": None, "data_digest": None, "progress": ignore}
+    quantize(model=speaking_model, sequences=None, spec=spec, out=out, **settings)
+    return out
+
+
+def gate_set(conversations):
+    """Conversations of several lengths, every third with two sequences, scored from different places."""
+    torch.manual_seed(0)
+    sequences = []
+    for number in range(conversations):
+        for _ in range(2 if number % 3 == 0 else 1):
+            tokens = (1, *torch.randint(7, 97, (5 + number % 9,)).tolist())
+            sequences.append(TokenSequence(tokens, (1 + number % 3, len(tokens)), f"c{number}"))
+    return limit_scored(sequences)
+
+
+@pytest.fixture
+def request_(speaking_model, checkpoint):
+    return EvaluateRequest(
+        original=speaking_model,
+        model_digest=model_digest(speaking_model, hash_cache=None),
+        candidate=checkpoint,
+        sequences=gate_set(40),
+        baseline=None,
+        confidence=0.95,
+    )
+
+
+def expected_values(request):
+    """Perplexity ratio, divergence and agreement by their definitions, one sequence at a time in float64."""
+    original, candidate = ModelStream.open(request.original), ModelStream.open(request.candidate)
+    parts = []
+    for sequence in request.sequences:
+        start, end = sequence.score
+        # The original's states are kept in float16, and the candidate's rounded alike.
+        log_p, log_q = (
+            model.logits(model.final_hidden([torch.tensor(sequence.tokens)])[0].half().float()).double().log_softmax(1)
+            for model in (original, candidate)
+        )
+        rows = torch.arange(start - 1, end - 1)
+        targets = torch.tensor(sequence.tokens[start:end])
+        divergence = (log_p.exp() * (log_p - log_q)).sum(dim=1)[rows]
+        same = (log_p.argmax(dim=1) == log_q.argmax(dim=1))[rows].double()
+        parts.append(torch.stack([log_p[rows, targets] - log_q[rows, targets], divergence, same]))
+    log_ratio, divergence, agreement = torch.cat(parts, dim=1).mean(dim=1).tolist()
+    return [math.exp(log_ratio), divergence, agreement]
+
+
+def test_figures_equal_their_definitions(request_):
+    report = evaluate(request_, None, ignore)
+    # Padding in a batch changes the order of float32 additions, not more.
+    assert [row.value for row in report.gates[:3]] == pytest.approx(expected_values(request_), rel=1e-4)
+    assert [row.name for row in report.gates] == list(FigureName)
+    assert all(row.lower <= row.value <= row.upper for row in report.gates)
+    assert (report.units, report.scored_tokens) == (40, sum(sequence.scored for sequence in request_.sequences))
+
+
+def test_the_size_is_that_of_the_tensors_and_exact(request_):
+    report = evaluate(request_, None, ignore)
+    size = report.gates[3]
+    ratio = report.bytes / report.original_bytes
+    assert (size.value, size.lower, size.upper) == (ratio, ratio, ratio)
+    assert report.bytes == json.loads((request_.candidate / "manifest.json").read_text())["result"]["bytes"]
+
+
+def test_a_written_baseline_gives_the_same_figures(request_, tmp_path):
+    of = BaselineRequest(request_.model_digest, request_.sequences)
+    result = baseline(request_.original, of, tmp_path / "base", ignore)
+    with_it = evaluate(replace(request_, baseline=tmp_path / "base"), None, ignore)
+    without = evaluate(request_, None, ignore)
+    assert with_it.gates == without.gates
+    assert (result.perplexity, result.scored_tokens) == (without.perplexity_original, without.scored_tokens)
+
+
+def test_a_baseline_is_made_once(request_, tmp_path):
+    of = BaselineRequest(request_.model_digest, request_.sequences)
+    first = baseline(request_.original, of, tmp_path / "base", ignore)
+    assert baseline(tmp_path / "no-model", of, tmp_path / "base", ignore) == first
+
+
+def failure(request):
+    with pytest.raises(StageError) as caught:
+        evaluate(request, None, ignore)
+    return caught.value
+
+
+def test_a_baseline_of_other_data_is_refused(request_, tmp_path):
+    baseline(request_.original, BaselineRequest(request_.model_digest, gate_set(3)), tmp_path / "base", ignore)
+    refused = failure(replace(request_, baseline=tmp_path / "base"))
+    assert str(refused) == (
+        f"The request is not valid: --baseline={tmp_path}/base. (it holds the baseline of another model or other data)"
+    )
+
+
+def test_a_baseline_that_was_not_finished_is_refused(request_, tmp_path):
+    refused = failure(replace(request_, baseline=tmp_path))
+    assert str(refused) == f"The request is not valid: --baseline={tmp_path}. (it holds no finished baseline)"
+
+
+def flip_a_byte(folder):
+    path = max(folder.glob("*.safetensors"))
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGE = {
+    "a byte that flipped": (flip_a_byte, FailureReason.INPUT_CHANGED),
+    "a file cut short": (lambda folder: (folder / "config.json").write_text("{"), FailureReason.INPUT_CHANGED),
+    "no manifest": (lambda folder: (folder / "manifest.json").unlink(), FailureReason.MODEL_INCOMPLETE),
+    "no folder": (shutil.rmtree, FailureReason.MODEL_MISSING),
+}
+
+
+@pytest.mark.parametrize(("damage", "reason"), DAMAGE.values(), ids=DAMAGE.keys())
+def test_a_checkpoint_with(request_, tmp_path, damage, reason):
+    folder = tmp_path / "candidate"
+    shutil.copytree(request_.candidate, folder)
+    damage(folder)
+    assert failure(replace(request_, candidate=folder)).failure.reason is reason
+
+
+def test_an_original_that_is_not_finite_is_refused(request_, tmp_path, speaking_model):
+    shutil.copytree(speaking_model, tmp_path / "model")
+    tensors = load_file(tmp_path / "model" / "model.safetensors")
+    tensors["model.norm.weight"][3] = torch.inf
+    save_file(tensors, tmp_path / "model" / "model.safetensors")
+    refused = failure(replace(request_, original=tmp_path / "model")).failure
+    assert refused == Failure(reason=FailureReason.MODEL_NOT_FINITE, subject="model.norm.weight")
+
+
+def test_the_same_settings_are_not_measured_again(request_):
+    report = evaluate(request_, None, ignore)
+    assert evaluate(request_, report, ignore) is report
+    assert evaluate(replace(request_, confidence=0.99), report, ignore) is not report
+
+
+def test_fewer_than_30_conversations_are_inconclusive(request_):
+    report = evaluate(replace(request_, sequences=gate_set(29)), None, ignore)
+    gates = Gates(perplexity_ratio=UpperLimit(max=100), checkpoint_bytes_ratio=UpperLimit(max=1))
+    decided = judged(report, gates)
+    assert [row.verdict for row in decided.gates] == [Verdict.INCONCLUSIVE, None, None, Verdict.PASS]
+    assert (decided.verdict, decided.units_needed) == (Verdict.INCONCLUSIVE, 30)
