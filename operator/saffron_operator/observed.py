@@ -191,6 +191,18 @@ class TargetProblem:
 
 
 @dataclass(frozen=True)
+class Holder:
+    """A field manager, not ours, that holds what Saffron sets on the target.
+
+    Attributes:
+        field: Of the pod template, as `volumes[saffron-checkpoint]`.
+    """
+
+    field: str
+    manager: str
+
+
+@dataclass(frozen=True)
 class TargetFacts:
     """What a target's manifest says, read by `saffron_operator.target.read`.
 
@@ -198,6 +210,7 @@ class TargetFacts:
         engine: What serves.
         image: Of the container that serves.
         accelerated: The container asks for a GPU.
+        also_held: Who else holds a field that Saffron sets, so that server-side apply refuses to change it.
         environment: Of that container as `NAME=VALUE`, where the value is written out.
         model_path: The absolute path that the server reads.
         template: The pod template without our overlay.
@@ -213,6 +226,7 @@ class TargetFacts:
     template: Json
     template_hash: str
     overlay: Overlay | None
+    also_held: tuple[Holder, ...] = ()
     environment: frozenset[str] = frozenset()
     warnings: tuple[str, ...] = ()
 

@@ -11,8 +11,9 @@ from copy import deepcopy
 from typing import Any
 
 from saffron_api.keys import digest
-from saffron_operator.names import CHECKPOINT_ANNOTATION, CHECKPOINT_VOLUME, FIELD_MANAGER
+from saffron_operator.names import CHECKPOINT_ANNOTATION, CHECKPOINT_VOLUME
 from saffron_operator.observed import Engine, Json, Overlay, TargetFacts, TargetProblem
+from saffron_operator.ownership import others, overlay_manager
 from saffron_operator.reasons import TARGET_CONFLICT, TARGET_UNSUPPORTED
 from saffron_operator.target_warnings import warnings
 
@@ -58,6 +59,7 @@ def _read(deployment: Json, name: str, model_uri: str) -> TargetFacts:
         template=original,
         template_hash=digest({"template": original, "container": name, "modelPath": path}),
         overlay=_overlay(deployment, container, path),
+        also_held=others(deployment, name, path),
         environment=_environment(container),
         warnings=warnings(deployment, container),
     )
@@ -194,7 +196,7 @@ def _overlay(deployment: Json, container: Json, path: str) -> Overlay | None:
     there = any(volume["name"] == CHECKPOINT_VOLUME for volume in template["spec"].get("volumes", ()))
     if not ours and not there:
         return None
-    manager = _overlay_manager(deployment)
+    manager = overlay_manager(deployment)
     mount = next((mount for mount in ours if posixpath.normpath(mount["mountPath"]) == path), None)
     found = posixpath.basename(mount.get("subPath", "")) if mount is not None else ""
     if manager is None or (mount is not None and not _DIGEST.fullmatch(found)):
@@ -208,15 +210,3 @@ def _overlay(deployment: Json, container: Json, path: str) -> Overlay | None:
     annotation = template.get("metadata", {}).get("annotations", {}).get(CHECKPOINT_ANNOTATION, "")
     run, candidate, _ = (*annotation.split("/"), "", "", "")[:3]
     return Overlay(run=run, candidate=candidate, digest=found, manager=manager)
-
-
-def _overlay_manager(deployment: Json) -> str | None:
-    """Return the field manager of ours that holds the volume."""
-    volume = f'k:{{"name":"{CHECKPOINT_VOLUME}"}}'
-    for entry in deployment["metadata"].get("managedFields", ()):
-        fields = entry.get("fieldsV1", {})
-        for step in ("f:spec", "f:template", "f:spec", "f:volumes"):
-            fields = fields.get(step, {})
-        if volume in fields and entry.get("manager", "").startswith(f"{FIELD_MANAGER}-"):
-            return str(entry["manager"])
-    return None

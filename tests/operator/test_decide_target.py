@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from deciding import builders
@@ -102,11 +103,22 @@ def _others_overlay(world: World) -> None:
     world.deployment["metadata"]["managedFields"][0]["manager"] = "saffron.dev-other"
 
 
+def _also_held(world: World) -> None:
+    """Another manager holds the annotation: say, one whose manifest was copied from a target of ours."""
+    fields: dict[str, Any] = {"f:saffron.dev/checkpoint": {}}
+    for step in ("f:annotations", "f:metadata", "f:template", "f:spec"):
+        fields = {step: fields}
+    assert world.deployment is not None
+    rival = {"manager": "argocd", "operation": "Apply", "fieldsV1": fields}
+    world.deployment["metadata"].setdefault("managedFields", []).append(rival)
+
+
 OBSTACLES = [
     ("no Deployment", _no_target, "TargetNotFound", "create it or correct spec.rollout.targetRef"),
     ("an older claim", _claimed, "TargetClaimed", "target of older"),
     ("an autoscaler", _scaled, "TargetUnsupported", "HorizontalPodAutoscaler qwen scales"),
     ("a shell", _shell, "TargetUnsupported", "a shell hides the model's path"),
+    ("another manager", _also_held, "TargetConflict", "annotations[saffron.dev/checkpoint] (argocd)"),
     ("another one's checkpoint", _others_overlay, "TargetConflict", "remove that volume"),
 ]
 
@@ -145,6 +157,30 @@ def test_what_is_promoted_may_be_scaled_until_the_next_roll_out():
     world.autoscaler = None
     world.run()
     assert (world.ready, world.overlay) == (("True", "Promoted"), INT8)
+
+
+def test_what_is_promoted_may_be_held_by_others_until_the_next_roll_out():
+    world = World().run()
+    _also_held(world)
+    assert world.run().ready == ("True", "Promoted")
+    world.change(selection="BestQuality")
+    world.divergences = {"int8": 0.01}
+    world.jobs = {name: job for name, job in world.jobs.items() if job.candidate != "int8"}
+    assert world.run().ready == ("False", "TargetConflict")
+    assert (world.overlay, world.canary) == (GPTQ, None)
+    assert world.deployment is not None
+    world.deployment["metadata"]["managedFields"].pop()
+    world.run()
+    assert (world.ready, world.overlay) == (("True", "Promoted"), INT8)
+
+
+def test_a_promotion_whose_fields_another_manager_takes_is_left_as_it_is():
+    world = World(target_gets_ready=False).run(until=lambda world: world.overlay is not None)
+    _also_held(world)
+    decision = world.step()
+    assert (world.ready, decision.actions) == (("False", "TargetConflict"), ())
+    world.now += timedelta(hours=1)
+    assert world.step().actions == (), "what it holds can't be taken back either"
 
 
 def test_a_canary_of_somebody_else_is_left_alone():

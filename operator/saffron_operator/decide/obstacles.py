@@ -9,6 +9,7 @@ from collections.abc import Callable
 from saffron_api.quantized_model import QuantizedModelSpec
 from saffron_operator import reasons
 from saffron_operator.decide.inputs import Kind, Standing, clip
+from saffron_operator.decide.memory import overlay_of
 from saffron_operator.names import overlay_manager
 from saffron_operator.observed import Observed, TargetFacts, TargetObserved, TargetProblem
 
@@ -73,6 +74,34 @@ def _overlaid(observed: Observed, name: str) -> Found:
     return reasons.TARGET_CONFLICT, message
 
 
+def _held(observed: Observed, _: str) -> Found:
+    # What is promoted and served needs no change; the next roll-out will ask again.
+    if observed.target is None or _at_rest(observed):
+        return None
+    return held(observed.target)
+
+
+def _at_rest(observed: Observed) -> bool:
+    """Return whether the target serves what is promoted and nothing else is being rolled out."""
+    memory, overlay = observed.memory, overlay_of(observed)
+    if memory.promoted is None or overlay is None:
+        return False
+    wanted = {memory.promoted.checkpoint_digest} | ({memory.rollout.checkpoint_digest} if memory.rollout else set())
+    return wanted == {overlay.digest}
+
+
+def held(target: TargetObserved) -> Found:
+    """Return why the overlay can't be changed, or None where nobody else holds a part of it."""
+    if not isinstance(target.facts, TargetFacts) or not target.facts.also_held:
+        return None
+    fields = ", ".join(f"{each.field} ({each.manager})" for each in target.facts.also_held)
+    message = (
+        f"Another field manager holds what Saffron sets on the Deployment {target.name}: {fields}. Take it out of what "
+        "that one writes, and off the Deployment."
+    )
+    return reasons.TARGET_CONFLICT, message
+
+
 def _canary_taken(observed: Observed, _: str) -> Found:
     canary = observed.canary
     if canary is None or canary.owner_uid == observed.meta.uid:
@@ -87,6 +116,7 @@ _RULES: tuple[Callable[[Observed, str], Found], ...] = (
     _unsupported,
     _scaled,
     _overlaid,
+    _held,
     _canary_taken,
 )
 

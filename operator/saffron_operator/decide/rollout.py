@@ -6,7 +6,7 @@ from saffron_api.quantized_model import RolloutStatus, SelectedStatus
 from saffron_operator import reasons
 from saffron_operator.decide.canary import begin, go_on
 from saffron_operator.decide.inputs import Kind, Standing
-from saffron_operator.decide.obstacles import scaled, stalled
+from saffron_operator.decide.obstacles import held, scaled, stalled
 from saffron_operator.decide.promotion import promote, served, undo
 from saffron_operator.decide.scene import Scene, Step
 from saffron_operator.names import ABORT_ANNOTATION
@@ -49,7 +49,7 @@ def _towards(scene: Scene, rollout: RolloutStatus | None, goal: SelectedStatus) 
         if rollout is not None and rollout.checkpoint_digest == digest:
             return undo(scene, rollout)
         return _idle(scene, rollout, scene.inputs.stalled(rejected.reason, rejected.message))
-    unfit = scaled(scene.target)
+    unfit = scaled(scene.target) or held(scene.target)
     if unfit is not None:
         return _idle(scene, rollout, stalled(unfit))
     if rollout is None or rollout.checkpoint_digest != digest:
