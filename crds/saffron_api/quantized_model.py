@@ -130,6 +130,13 @@ class QuantizedModel(ApiModel):
             message="is fixed once a run exists; make another QuantizedModel for another target",
             holds=None,
         ),
+        Rule(
+            field="spec.storage",
+            cel="!has(oldSelf.status) || !has(oldSelf.status.run) || self.spec.storage == oldSelf.spec.storage",
+            message="is fixed once a run exists, for pods may mount a checkpoint from there; make another "
+            "QuantizedModel for other claims",
+            holds=None,
+        ),
     )
 
     api_version: Literal["saffron.dev/v1alpha1"]

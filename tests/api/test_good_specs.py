@@ -168,6 +168,18 @@ FULL_STATUS = {
 }
 
 
+def other_claim(spec: dict[str, Any]) -> None:
+    spec["storage"]["checkpoints"]["claimName"] = "elsewhere"
+
+
+def other_folder(spec: dict[str, Any]) -> None:
+    spec["storage"]["checkpoints"]["path"] = "elsewhere"
+
+
+def other_workspace(spec: dict[str, Any]) -> None:
+    spec["storage"]["workspace"]["claimName"] = "elsewhere"
+
+
 def without_rollout(spec: dict[str, Any]) -> None:
     del spec["rollout"]
 
@@ -199,20 +211,27 @@ class Edit:
     start: dict[str, Any]
     change: Callable[[dict[str, Any]], None]
     after_a_run: bool
-    refused: bool
+    refused: tuple[str, str] | None = None
 
+
+TARGET = ("spec.rollout.targetRef", "is fixed once a run exists; make another QuantizedModel for another target")
+STORAGE = ("spec.storage", "is fixed once a run exists, for pods may mount a checkpoint from there; make another")
 
 BEFORE_OR_AFTER = {
-    "before a run, the target may change": Edit(CANARY, other_target, after_a_run=False, refused=False),
-    "before a run, the roll-out may go": Edit(CANARY, without_rollout, after_a_run=False, refused=False),
-    "after it, the target may not change": Edit(CANARY, other_target, after_a_run=True, refused=True),
-    "after it, the container may not change": Edit(CANARY, other_container, after_a_run=True, refused=True),
+    "before a run, the target may change": Edit(CANARY, other_target, after_a_run=False),
+    "before a run, the roll-out may go": Edit(CANARY, without_rollout, after_a_run=False),
+    "after it, the target may not change": Edit(CANARY, other_target, after_a_run=True, refused=TARGET),
+    "after it, the container may not change": Edit(CANARY, other_container, after_a_run=True, refused=TARGET),
     "after it, the roll-out may not go, or the target could change in two steps": Edit(
-        CANARY, without_rollout, after_a_run=True, refused=True
+        CANARY, without_rollout, after_a_run=True, refused=TARGET
     ),
-    "after it, the steps may change": Edit(CANARY, other_steps, after_a_run=True, refused=False),
-    "after it, the gates may change": Edit(CANARY, other_gates, after_a_run=True, refused=False),
-    "after it, a roll-out may come": Edit(MINIMAL, added_rollout, after_a_run=True, refused=False),
+    "before a run, the storage may change": Edit(CANARY, other_claim, after_a_run=False),
+    "after it, the claim may not change": Edit(CANARY, other_claim, after_a_run=True, refused=STORAGE),
+    "after it, the folder may not change": Edit(CANARY, other_folder, after_a_run=True, refused=STORAGE),
+    "after it, the workspace may not change": Edit(MINIMAL, other_workspace, after_a_run=True, refused=STORAGE),
+    "after it, the steps may change": Edit(CANARY, other_steps, after_a_run=True),
+    "after it, the gates may change": Edit(CANARY, other_gates, after_a_run=True),
+    "after it, a roll-out may come": Edit(MINIMAL, added_rollout, after_a_run=True),
 }
 
 
@@ -224,11 +243,12 @@ def test_what_may_change(edit: Edit, custom_objects: client.CustomObjectsApi, na
         current["status"] = {"run": RUN}
         current = custom_objects.replace_namespaced_custom_object_status(*name, current)
     edit.change(current["spec"])
-    if not edit.refused:
+    if edit.refused is None:
         assert custom_objects.replace_namespaced_custom_object(*name, current)["metadata"]["generation"] == 2
         return
     with pytest.raises(client.ApiException) as refusal:
         custom_objects.replace_namespaced_custom_object(*name, current)
     (cause,) = json.loads(refusal.value.body)["details"]["causes"]
-    assert cause["field"] == "spec.rollout.targetRef"
-    assert "is fixed once a run exists; make another QuantizedModel for another target" in cause["message"]
+    field, message = edit.refused
+    assert cause["field"] == field
+    assert message in cause["message"]

@@ -84,16 +84,6 @@ def test_another_model_stops_what_runs_at_once():
     ]
 
 
-def test_artefacts_elsewhere_are_made_anew():
-    world = without_rollout().run()
-    before = set(world.jobs)
-    store = {"checkpoints": {"claimName": "other"}, "workspace": {"claimName": "work"}}
-    world.change(rollout=None, storage=store)
-    world.run()
-    assert world.ready == ("True", "CheckpointReady")
-    assert not before & set(world.jobs)
-
-
 def test_what_is_promoted_stays_while_a_new_run_works():
     world = World().run()
     world.script = lambda stage, *_: Runs() if stage is Stage.SAMPLE else None

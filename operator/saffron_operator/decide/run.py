@@ -43,7 +43,6 @@ def plan(observed: Observed, spec: QuantizedModelSpec) -> str:
                 run_id=spec.run_id,
             ),
             "level": level(spec),
-            "storage": storage(spec),
             "artefactVersion": keys.ARTEFACT_VERSION,
         }
     )
@@ -52,15 +51,6 @@ def plan(observed: Observed, spec: QuantizedModelSpec) -> str:
 def level(spec: QuantizedModelSpec) -> float:
     """Return the confidence of each one-sided bound, rounded to be the same in a key and in a command."""
     return round(keys.bound_confidence(spec.gates.confidence, len(spec.candidates)), 6)
-
-
-def storage(spec: QuantizedModelSpec) -> dict[str, str]:
-    """Return where artefacts are kept: a Job that wrote elsewhere has not done this run's work."""
-    checkpoints = spec.storage.checkpoints
-    return {
-        "checkpoints": f"{checkpoints.claim_name}/{checkpoints.path}",
-        "workspace": spec.storage.workspace.claim_name,
-    }
 
 
 def current(observed: Observed, spec: QuantizedModelSpec, now: datetime, *, may_retry: bool) -> Run:

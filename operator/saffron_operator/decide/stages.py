@@ -92,11 +92,11 @@ def _inspected(inputs: Inputs, inspect: Task, result: InspectResult) -> Progress
     run = inputs.run.model_copy(update=known)
     inputs = replace(inputs, run=run)
     shared = _shared_tasks(inputs, result.model_digest, sample_key)
-    wanted = {(task.stage, task.job_key(inputs)) for task in (inspect, *shared)}
+    wanted = {(task.stage, task.key) for task in (inspect, *shared)}
     for candidate in spec.candidates:
         quantize = quantize_task(inputs, candidate, result.model_digest, sample_key)
         evaluate = evaluate_task(inputs, quantize, result.model_digest, sample_key, "")
-        wanted |= {(task.stage, task.job_key(inputs)) for task in (quantize, evaluate)}
+        wanted |= {(task.stage, task.key) for task in (quantize, evaluate)}
     tidied = _tidied(inputs, wanted)
     left_out = {each.name: excluded(inputs, each, result) for each in spec.candidates}
     if all(status is not None for status in left_out.values()):
@@ -236,7 +236,7 @@ def _acts(inputs: Inputs, tasks: Sequence[tuple[Task, State]]) -> Iterator[Actio
 def _create(inputs: Inputs, task: Task, attempt: int) -> CreateJob:
     request = JobRequest(
         name=name_of(inputs, task, attempt),
-        key=task.job_key(inputs),
+        key=task.key,
         run=inputs.run.id,
         attempt=attempt,
         stage=task.stage,

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from saffron_api import keys
 from saffron_api.failures import FAILURES, FailureReason
 from saffron_api.quantized_model import Candidate
 from saffron_api.results import (
@@ -18,7 +17,6 @@ from saffron_api.results import (
 )
 from saffron_operator import reasons
 from saffron_operator.decide.inputs import Inputs
-from saffron_operator.decide.run import storage
 from saffron_operator.names import job_name
 from saffron_operator.observed import JobObserved, JobPhase
 
@@ -59,10 +57,6 @@ class Task:
     def title(self) -> str:
         """For people."""
         return self.stage.value if self.candidate is None else f"{self.stage.value} of {self.candidate.name}"
-
-    def job_key(self, inputs: Inputs) -> str:
-        """Return the key of its Job: the stage's, and where the artefacts are kept."""
-        return keys.digest({"key": self.key, "storage": storage(inputs.spec)})
 
 
 @dataclass(frozen=True)
@@ -127,8 +121,7 @@ def state(inputs: Inputs, task: Task) -> State:
     What failed under an earlier run is cleared away and tried again: a new run is a person's wish, by a change of the
     spec or by an annotation.
     """
-    key = task.job_key(inputs)
-    jobs = [job for job in mine(inputs) if job.stage is task.stage and job.key == key]
+    jobs = [job for job in mine(inputs) if job.stage is task.stage and job.key == task.key]
     if not jobs:
         return _absent(inputs, task, 1)
     newest = max(jobs, key=lambda job: job.attempt)
@@ -159,7 +152,7 @@ def _absent(inputs: Inputs, task: Task, attempt: int) -> State:
 def name_of(inputs: Inputs, task: Task, attempt: int) -> str:
     """Return the name of a task's Job."""
     candidate = task.candidate.name if task.candidate is not None else None
-    return job_name(inputs.observed.meta.name, task.stage, candidate, task.job_key(inputs), attempt)
+    return job_name(inputs.observed.meta.name, task.stage, candidate, task.key, attempt)
 
 
 def _outcome(inputs: Inputs, task: Task, job: JobObserved) -> State:
