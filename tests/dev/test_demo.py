@@ -148,7 +148,6 @@ def test_only_what_is_new_is_told():
     now = _status(phase="Running", conditions=[_CONDITION], candidates=[_FAILED, {"name": "gptq", "state": "Running"}])
     assert list(story.news(before, now)) == [
         "rtn: Done, Fail (perplexity ratio [1.550, 1.650] against max 1.3)",
-        "gptq: Running",
     ]
     assert list(story.news(now, now)) == []
 

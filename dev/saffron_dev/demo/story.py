@@ -16,6 +16,8 @@ _HEADINGS = {
     FigureName.TOP_TOKEN_AGREEMENT: "top-token agreement",
     FigureName.CHECKPOINT_BYTES_RATIO: "bytes ratio",
 }
+_GOES_ON = frozenset({CandidateState.PENDING, CandidateState.RUNNING})
+"""The headline tells of these."""
 _LOWER_LIMITS = frozenset({FigureName.TOP_TOKEN_AGREEMENT})
 
 
@@ -33,7 +35,7 @@ def news(before: QuantizedModelStatus, now: QuantizedModelStatus) -> Iterator[st
     known = {candidate.name: candidate for candidate in before.candidates}
     for candidate in now.candidates:
         line = candidate_line(candidate)
-        if candidate.state is not CandidateState.PENDING and (
+        if candidate.state not in _GOES_ON and (
             candidate.name not in known or line != candidate_line(known[candidate.name])
         ):
             yield line
