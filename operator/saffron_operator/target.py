@@ -91,7 +91,8 @@ def _engine(container: Json) -> tuple[Engine, Sequence[str]]:
             return engine, words[names.index(name) + 1 :]
     # An image whose entry point is the server has only arguments.
     if not container.get("command") and "vllm" in container.get("image", ""):
-        return Engine.VLLM, words
+        # It is `vllm serve` where the path comes first, as nothing else is given a path alone.
+        return Engine.VLLM, ["serve", *words] if words and words[0].startswith("/") else words
     raise _Problem(
         TARGET_UNSUPPORTED,
         f"{where}: neither `vllm serve PATH`, `python -m {_MODULE} --model PATH` nor `transformers serve PATH`; "

@@ -43,6 +43,16 @@ SERVERS: list[tuple[str, dict[str, Any], Engine]] = [
         {"command": None, "image": "vllm/vllm-openai:v1", "args": ["--model", "/models/qwen"]},
         Engine.VLLM,
     ),
+    (
+        "an image whose entry point is vllm",
+        {"command": None, "image": "vllm/vllm-openai:v1", "args": ["serve", "/models/qwen", "--port", "80"]},
+        Engine.VLLM,
+    ),
+    (
+        "an image whose entry point is vllm serve",
+        {"command": None, "image": "vllm/vllm-openai:v1", "args": ["/models/qwen", "--port", "80"]},
+        Engine.VLLM,
+    ),
     ("a slash too many", {"command": ["vllm", "serve", "/models//qwen/"]}, Engine.VLLM),
     (
         "transformers",
@@ -97,6 +107,22 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         (
             "containers[server].args: the model is /models/$(MODEL), which is no absolute path; mount the model and "
             "give its path."
+        ),
+    ),
+    (
+        "an image of another name with a path alone",
+        {"container": {"command": None, "args": ["/models/qwen"]}},
+        (
+            f"containers[server].command: neither `vllm serve PATH`, `python -m {MODULE} --model PATH` nor "
+            "`transformers serve PATH`; Saffron knows no other server."
+        ),
+    ),
+    (
+        "a command that is given nothing but a path",
+        {"container": {"command": ["start"], "image": "vllm/vllm-openai:v1", "args": ["/models/qwen"]}},
+        (
+            f"containers[server].command: neither `vllm serve PATH`, `python -m {MODULE} --model PATH` nor "
+            "`transformers serve PATH`; Saffron knows no other server."
         ),
     ),
     (
