@@ -53,7 +53,7 @@ def test_a_job_is_one_restricted_pod_without_rights():
                 "image": builders.IMAGE,
                 "imagePullPolicy": "IfNotPresent",
                 "command": ["saffron", "stage", "--option"],
-                "env": [{"name": "HOME", "value": TMP}],
+                "env": [{"name": "HOME", "value": TMP}, {"name": "HF_HUB_OFFLINE", "value": "1"}],
                 "terminationMessagePath": "/dev/termination-log",
                 "terminationMessagePolicy": "File",
                 "securityContext": {

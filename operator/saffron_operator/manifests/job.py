@@ -148,7 +148,11 @@ def _container(request: JobRequest, template: PodTemplate, mounts: list[dict[str
         "image": request.image,
         "imagePullPolicy": "IfNotPresent",
         "command": ["saffron", *request.arguments],
-        "env": [{"name": "HOME", "value": "/tmp"}],  # noqa: S108 - an emptyDir of this pod alone
+        "env": [
+            {"name": "HOME", "value": "/tmp"},  # noqa: S108 - an emptyDir of this pod alone
+            # A file that is missing is an error of the model's folder, not something to ask the hub for.
+            {"name": "HF_HUB_OFFLINE", "value": "1"},
+        ],
         "terminationMessagePath": "/dev/termination-log",
         # The other policy would copy the end of the log, and with it what a traceback shows of a prompt.
         "terminationMessagePolicy": "File",
