@@ -47,7 +47,7 @@ def peer_python() -> Path:
     python = folder / "bin" / "python"
     if not (folder / "ready").exists():
         subprocess.run([sys.executable, "-m", "uv", "venv", "--clear", "--python", sys.executable, folder], check=True)
-        subprocess.run([sys.executable, "-m", "uv", "pip", "install", "--python", python, PEER], check=True)
+        subprocess.run([sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", python, PEER], check=True)
         (folder / "ready").touch()
     return python
 

