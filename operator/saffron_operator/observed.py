@@ -102,7 +102,7 @@ class Waiting:
         reason: In Kubernetes' words: ErrImagePull, ImagePullBackOff, InvalidImageName, CreateContainerConfigError,
             CrashLoopBackOff, Unschedulable ...
         message: The sentence beside it, possibly empty. Never a word from a pod's log.
-        since: When the pod was made.
+        since: When the pod was given a node; until then, when it was made.
     """
 
     reason: str

@@ -198,7 +198,9 @@ def _containers(pod: Json, state: str) -> Iterator[Json]:
 
 
 def _waiting(pod: Json) -> Waiting | None:
-    since = moment(pod["metadata"]["creationTimestamp"])
+    # Until it has a node it waits for room, which is not its own trouble.
+    scheduled = condition(pod, "PodScheduled") or {}
+    since = moment(scheduled.get("lastTransitionTime") or pod["metadata"]["creationTimestamp"])
     # ContainerCreating and PodInitializing are the way of every pod, no trouble.
     for state in _containers(pod, "waiting"):
         if state.get("reason") not in {None, "ContainerCreating", "PodInitializing"}:

@@ -189,7 +189,14 @@ SHARED_ENDS: list[tuple[str, Stage, Outcome, str, str]] = [
         "has 3 usable conversations and 9 are needed",
     ),
     ("the baseline needs more memory", Stage.BASELINE, Fails(out_of_memory=True), "OutOfMemory", "limits.memory"),
-    ("an image is not there", Stage.SAMPLE, Hangs(), "ImageUnavailable", "--quantizer-image"),
+    (
+        "an image is not there",
+        Stage.SAMPLE,
+        Hangs(),
+        "ImageUnavailable",
+        "--quantizer-image, the nodes' access to the registry and the pull secrets of the service account default in the "
+        "namespace serving",
+    ),
     ("a message is never readable", Stage.INSPECT, Ends(None), "ResultUnreadable", "completed 3 times"),
 ]
 

@@ -1,6 +1,6 @@
 """From the API server's objects to what `decide` looks at."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -51,6 +51,7 @@ def ended(code: int, message: str = "", *, at: str = MADE, reason: str = "Error"
 PULL = {"waiting": {"reason": "ErrImagePull", "message": "not found"}}
 CREATING = {"waiting": {"reason": "ContainerCreating"}}
 UNSCHEDULABLE = [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes"}]
+SCHEDULED = [{"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T02:00:00Z"}]
 LOST = [{"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}]
 
 
@@ -75,6 +76,12 @@ LOST = [{"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvic
             [pod("Pending", conditions=UNSCHEDULABLE)],
             {"phase": JobPhase.PENDING, "waiting": Waiting("Unschedulable", "0/1 nodes", AT)},
             id="the scheduler's reason is read from the condition",
+        ),
+        pytest.param(
+            job(),
+            [pod("Pending", PULL, conditions=SCHEDULED)],
+            {"phase": JobPhase.PENDING, "waiting": Waiting("ErrImagePull", "not found", AT + timedelta(hours=2))},
+            id="it has been in trouble at most since it has a node",
         ),
         pytest.param(
             job(),
