@@ -56,5 +56,5 @@ def evaluate_key(*, quantize_key: str, confidence: float) -> str:
 
 
 def bound_confidence(confidence: float, candidates: int) -> float:
-    """The level of each one-sided bound so that all `candidates` hold together: Bonferroni's 1 - (1 - c) / k."""
+    """The level of each one-sided bound so that none of `candidates` passes wrongly: Bonferroni's 1 - (1 - c) / k."""
     return 1 - (1 - confidence) / candidates

@@ -144,7 +144,7 @@ class Gates(ApiModel):
     )
 
     confidence: Annotated[float, Field(strict=True), _IS_CONFIDENCE] = Field(
-        default=0.95, description="The chance that every bound of every candidate holds."
+        default=0.95, description="The chance, at least, that no candidate passes which truly misses a limit."
     )
     perplexity_ratio: UpperLimit | None = Field(
         default=None, description="The candidate's perplexity over the original's."
@@ -267,7 +267,7 @@ class JobSettings(ApiModel):
         default=86_400, description="How long a Job may run."
     )
     pending_deadline_seconds: Annotated[int, Field(strict=True, ge=10, le=604_800)] = Field(
-        default=900, description="How long an image may fail to be pulled."
+        default=900, description="How long an image may fail to be pulled, once the pod has a node."
     )
 
 
