@@ -128,7 +128,8 @@ CASES: dict[str, Case] = {
         "ImageUnavailable",
         (
             "The image localhost/saffron-quantizer:test for the inspect can't be pulled (ErrImagePull: not "
-            "found); check the operator's --quantizer-image and the nodes' access to the registry."
+            "found); check the operator's --quantizer-image, the nodes' access to the registry, and the "
+            "imagePullSecrets of the service account default in this namespace."
         ),
     ),
     "an image that can't be pulled for one candidate": Case(
@@ -141,8 +142,8 @@ CASES: dict[str, Case] = {
                 "ImageUnavailable",
                 (
                     "The image localhost/saffron-quantizer:test for the quantize of bad-int4 can't be pulled "
-                    "(ErrImagePull: not found); check the operator's --quantizer-image and the nodes' access "
-                    "to the registry."
+                    "(ErrImagePull: not found); check the operator's --quantizer-image, the nodes' access "
+                    "to the registry, and the imagePullSecrets of the service account default in this namespace."
                 ),
             )
         },

@@ -194,8 +194,7 @@ SHARED_ENDS: list[tuple[str, Stage, Outcome, str, str]] = [
         Stage.SAMPLE,
         Hangs(),
         "ImageUnavailable",
-        "--quantizer-image, the nodes' access to the registry and the pull secrets of the service account default in the "
-        "namespace serving",
+        "imagePullSecrets of the service account default",
     ),
     ("a message is never readable", Stage.INSPECT, Ends(None), "ResultUnreadable", "completed 3 times"),
 ]

@@ -22,7 +22,7 @@ NEAR = 1.01
 def select(spec: QuantizedModelSpec, candidates: Sequence[CandidateStatus]) -> SelectedStatus | None:
     """Return the candidate to roll out, or None where none passed.
 
-    No candidate passes wrongly, with the chance that was asked for (Bonferroni over candidates), so any rule may choose.
+    With the chance that was asked for, none of them passed wrongly (Bonferroni), so any rule may choose among them.
     """
     passed = [each for each in candidates if each.verdict is Verdict.PASS and each.checkpoint_digest is not None]
     if not passed:

@@ -208,8 +208,8 @@ def _pending(inputs: Inputs, task: Task, job: JobObserved) -> State:
         return Broken(
             reasons.IMAGE_UNAVAILABLE,
             f"The image {inputs.run.quantizer_image} for the {task.title} can't be pulled ({text}); check the "
-            "operator's --quantizer-image, the nodes' access to the registry and the pull secrets of the service account "
-            f"default in the namespace {inputs.observed.meta.namespace}.",
+            "operator's --quantizer-image, the nodes' access to the registry, and the imagePullSecrets of the service "
+            "account default in this namespace.",
         )
     return Broken(
         reasons.POD_NOT_STARTED,
