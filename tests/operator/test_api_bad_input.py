@@ -108,11 +108,11 @@ CASES: dict[str, Case] = {
             "TargetUnsupported",
             (
                 "HorizontalPodAutoscaler busy scales the Deployment server, and would take the canary's "
-                "share for less load; remove it during the roll-out."
+                "share for less load; remove it until the checkpoint is promoted."
             ),
         ),
         before=(setup.server(""), SCALER),
-        jobs=0,
+        jobs=7,
     ),
     "a Deployment with the canary's name": Case(
         ready=(

@@ -211,6 +211,13 @@ def test_what_all_candidates_need_stalls_the_run(stage: Stage, outcome: Outcome,
     assert f"saffron.dev/retry={world.run_id}" in world.message
 
 
+def test_a_candidate_that_overflows_is_an_error_of_it_alone():
+    overflow = Fails(builders.failure(Stage.EVALUATE, FailureReason.MODEL_NOT_FINITE, subject="model.layers.3"))
+    world = World(script=script({(Stage.EVALUATE, "gptq-int4"): overflow})).run()
+    assert world.candidates["gptq-int4"] == "Failed Error ModelNotFinite"
+    assert (world.ready, world.overlay) == (("True", "Promoted"), INT8)
+
+
 def test_a_job_without_a_readable_result_is_done_again_at_most_three_times():
     world = without_rollout(script=script({(Stage.INSPECT, None): Ends(None)})).run()
     created = [act for act in world.acts if isinstance(act, CreateJob)]

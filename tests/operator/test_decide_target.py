@@ -116,7 +116,6 @@ def _also_held(world: World) -> None:
 OBSTACLES = [
     ("no Deployment", _no_target, "TargetNotFound", "create it or correct spec.rollout.targetRef"),
     ("an older claim", _claimed, "TargetClaimed", "target of older"),
-    ("an autoscaler", _scaled, "TargetUnsupported", "HorizontalPodAutoscaler qwen scales"),
     ("a shell", _shell, "TargetUnsupported", "a shell hides the model's path"),
     ("another manager", _also_held, "TargetConflict", "annotations[saffron.dev/checkpoint] (argocd)"),
     ("another one's checkpoint", _others_overlay, "TargetConflict", "remove that volume"),
@@ -134,7 +133,10 @@ def test_what_keeps_it_from_its_target_stalls_before_any_job(happen: Callable[[W
     assert (world.jobs, world.status.run) == ({}, None)
 
 
-@pytest.mark.parametrize(("happen", "reason"), [(r[1], r[2]) for r in OBSTACLES[:3]], ids=[r[0] for r in OBSTACLES[:3]])
+BETWEEN = [*OBSTACLES[:2], ("an autoscaler", _scaled, "TargetUnsupported", "")]
+
+
+@pytest.mark.parametrize(("happen", "reason"), [(row[1], row[2]) for row in BETWEEN], ids=[row[0] for row in BETWEEN])
 def test_what_comes_between_during_a_step_removes_the_canary(happen: Callable[[World], None], reason: str):
     world = World().run(until=lambda world: world.ready[1] == "CanaryPaused")
     happen(world)
@@ -142,6 +144,24 @@ def test_what_comes_between_during_a_step_removes_the_canary(happen: Callable[[W
     assert world.ready == ("False", reason)
     assert (world.canary, world.status.rollout) == (None, None)
     world.deployment, world.claimant, world.autoscaler = builders.deployment(), None, None
+    assert world.run().ready == ("True", "Promoted")
+
+
+def test_what_is_scaled_gets_its_figures_and_a_warning_and_no_roll_out():
+    world = World()
+    _scaled(world)
+    world.run()
+    assert world.ready == ("False", "TargetUnsupported")
+    assert world.message == (
+        "HorizontalPodAutoscaler qwen scales the Deployment qwen, and would take the canary's share for less load; "
+        "remove it until the checkpoint is promoted."
+    )
+    assert world.candidates["gptq-int4"] == "Done Pass"
+    assert world.status.selected is not None
+    assert (acts(world), world.overlay) == ([], None)
+    warned = [each.message for each in world.events if each.reason == "TargetWarning"]
+    assert warned == [world.message]
+    world.autoscaler = None
     assert world.run().ready == ("True", "Promoted")
 
 

@@ -42,20 +42,16 @@ def _unsupported(observed: Observed, _: str) -> Found:
     return observed.target.facts.reason, observed.target.facts.message
 
 
-def _scaled(observed: Observed, _: str) -> Found:
-    # What is promoted may be scaled as its owner likes; the next roll-out will ask again.
-    if observed.target is None or observed.memory.promoted is not None:
-        return None
-    return scaled(observed.target)
-
-
 def scaled(target: TargetObserved) -> Found:
-    """Return why a roll-out by replicas can't go with what scales the target, or None where nothing does."""
+    """Return why a roll-out by replicas can't go with what scales the target, or None where nothing does.
+
+    No obstacle to Jobs: figures are worth having, and what is promoted may be scaled as its owner likes.
+    """
     if target.autoscaler is None:
         return None
     message = (
         f"{target.autoscaler} scales the Deployment {target.name}, and would take the canary's share for less load; "
-        "remove it during the roll-out."
+        "remove it until the checkpoint is promoted."
     )
     return reasons.TARGET_UNSUPPORTED, message
 
@@ -114,7 +110,6 @@ _RULES: tuple[Callable[[Observed, str], Found], ...] = (
     _claimed,  # before all else: the older one may well be what changes the target
     _missing,
     _unsupported,
-    _scaled,
     _overlaid,
     _held,
     _canary_taken,
