@@ -4,6 +4,7 @@
   a back-off from what is then the case. Nothing is tried again inside a pass.
 - `ConflictError`: an `ApiError` that says somebody wrote in between. The next pass sees what they wrote.
 - `LeadershipLostError`: this process may not write any more. The process ends.
+- `RestartError`: the process ends only to be started anew.
 - `StartError`: the operator can't start as it was told to. The sentence says what to change.
 
 What is wrong with a QuantizedModel is none of these: it is a condition in its status.
@@ -35,6 +36,10 @@ class ConflictError(ApiError):
 
 class LeadershipLostError(OperatorError):
     """The Lease could not be renewed in time, so another replica may have taken over."""
+
+
+class RestartError(OperatorError):
+    """The operator was started for less than it can do by now."""
 
 
 class StartError(OperatorError):

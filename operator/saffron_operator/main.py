@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 
 from kubernetes.aio.client import Configuration
 
-from saffron_operator import health, logs, triggers
+from saffron_operator import access, health, logs, triggers
 from saffron_operator.client import Cluster, load_configuration
-from saffron_operator.errors import ApiError, OperatorError, StartError
+from saffron_operator.errors import ApiError, OperatorError
 from saffron_operator.lease import Lease
 from saffron_operator.metrics import Metrics
 from saffron_operator.queue import Key, WorkQueue
@@ -26,8 +26,6 @@ log = logging.getLogger(__name__)
 
 RESYNC_SECONDS = 300.0
 """Every QuantizedModel is looked at this often even without an event, for an event can be lost."""
-
-_NOT_FOUND = 404
 
 
 def main() -> None:
@@ -84,9 +82,7 @@ class _Parts:
         self._settings = settings
         self._configuration = configuration
         self._cluster = cluster
-        self._ages = WatchAges(
-            frozenset(each.path(namespace) for each in triggers.WATCHED for namespace in settings.namespaces)
-        )
+        self._ages = WatchAges(frozenset())
         self._started = time.monotonic()
         self.metrics = Metrics(self._ages)
         self.metrics.leader.set_function(lambda: float(lease.held))
@@ -118,19 +114,23 @@ class _Parts:
 
     async def work(self) -> None:
         """Become the leader and work; ends only by an error."""
-        await _check_access(self._cluster, self._settings.namespaces)
+        namespaces = await access.readable(self._cluster, self._settings.namespaces)
+        left_out = tuple(each for each in self._settings.namespaces if each not in namespaces)
+        self._ages.expect(each.path(namespace) for each in triggers.WATCHED for namespace in namespaces)
         await self.lease.acquire()
         self._ages.restart()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.lease.keep())
             tasks.create_task(self.queue.run())
-            tasks.create_task(self._resync())
-            tasks.create_task(triggers.run(self._configuration, self._settings.namespaces, self._ages, self.queue.add))
+            tasks.create_task(self._resync(namespaces))
+            tasks.create_task(triggers.run(self._configuration, namespaces, self._ages, self.queue.add))
+            if left_out:
+                tasks.create_task(access.wait_for_one(self._cluster, left_out, seconds=RESYNC_SECONDS))
 
-    async def _resync(self) -> None:
+    async def _resync(self, namespaces: tuple[str, ...]) -> None:
         while True:
             await asyncio.sleep(RESYNC_SECONDS)
-            for namespace in self._settings.namespaces:
+            for namespace in namespaces:
                 try:
                     found = await self._cluster.list_all(QUANTIZED_MODELS, namespace, only_metadata=True)
                 except ApiError as error:
@@ -166,27 +166,6 @@ async def _parts(settings: Settings, configuration: Configuration) -> AsyncItera
             ports[what] = min(runner.addresses, key=len)[1]
         log.info("listening", extra={"fields": ports})
         yield parts
-
-
-async def _check_access(cluster: Cluster, namespaces: tuple[str, ...]) -> None:
-    """Try once what the watches need, for a watch that is refused is refused in the middle of somebody else's trace.
-
-    Raises:
-        StartError: The CRD or a RoleBinding is missing.
-    """
-    for namespace in namespaces:
-        for resource in triggers.WATCHED:
-            try:
-                await cluster.send("GET", resource.path(namespace), query=[("limit", "1")])
-            except ApiError as error:
-                if error.status == _NOT_FOUND:
-                    raise StartError(
-                        f"The API server knows no {resource.plural}: install the CRD (the chart does: crds.install)."
-                    ) from error
-                raise StartError(
-                    f"Can't list {resource.plural} in namespace {namespace}: {error.message}. "
-                    "Add the namespace to the chart's watchNamespaces, which makes the RoleBinding there."
-                ) from error
 
 
 if __name__ == "__main__":

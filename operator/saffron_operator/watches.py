@@ -6,7 +6,7 @@ same one is a sign of life.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 
 import aiohttp
@@ -28,6 +28,11 @@ class WatchAges:
         self._clock = clock
         self._seen = dict.fromkeys(expected, clock())
         self._waiting = set(expected)
+
+    def expect(self, paths: Iterable[str]) -> None:
+        """Count these paths, and no others, from now."""
+        self._seen = dict.fromkeys(paths, self._clock())
+        self._waiting = set(self._seen)
 
     def seen(self, path: str) -> None:
         """Take note that the API server answered a request to watch this path."""

@@ -77,6 +77,8 @@ def test_the_age_of_a_watch_counts_from_its_last_answer_and_unknown_paths_are_no
     now = 120.0
     ages.restart()
     assert ages.oldest == 0.0
+    ages.expect(["/c"])
+    assert (ages.ages(), ages.complete) == ({"/c": 0.0}, False)
 
 
 STATUS = QuantizedModelStatus(

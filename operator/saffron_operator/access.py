@@ -1,0 +1,76 @@
+"""Which of the listed namespaces can be read: one that can't, say because it was deleted, is no reason to serve none.
+
+Tried once before the watches begin, for a watch that is refused is refused in the middle of somebody else's trace.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from saffron_operator.client import Cluster
+from saffron_operator.errors import ApiError, RestartError, StartError
+from saffron_operator.triggers import WATCHED
+
+log = logging.getLogger(__name__)
+
+_FORBIDDEN = 403
+_NOT_FOUND = 404
+
+
+async def readable(cluster: Cluster, namespaces: Sequence[str]) -> tuple[str, ...]:
+    """Return the namespaces to serve, and log why each other one is left out.
+
+    Raises:
+        StartError: None can be read, the CRD is missing, or the API server does not answer.
+    """
+    problems = {namespace: await _problem(cluster, namespace) for namespace in namespaces}
+    found = tuple(namespace for namespace, problem in problems.items() if problem is None)
+    refused = [problem for problem in problems.values() if problem is not None]
+    if refused and not found:
+        raise refused[0]
+    for problem in refused:
+        log.error("namespace left out", extra={"fields": {"error": problem}})
+    return found
+
+
+async def wait_for_one(cluster: Cluster, namespaces: Sequence[str], *, seconds: float) -> None:
+    """Return never; look from time to time whether a namespace that was left out can be read by now.
+
+    Raises:
+        RestartError: One can be. What is watched is fixed for the life of a process.
+    """
+    while True:
+        await asyncio.sleep(seconds)
+        for namespace in namespaces:
+            try:
+                problem = await _problem(cluster, namespace)
+            except StartError as error:
+                # What is served goes on; if the API server is gone for long, the Lease ends the process.
+                log.warning("not looked at", extra={"fields": {"namespace": namespace, "error": error}})
+                continue
+            if problem is None:
+                raise RestartError(f"The namespace {namespace} can be read by now; the next start serves it, too.")
+
+
+async def _problem(cluster: Cluster, namespace: str) -> StartError | None:
+    """Return why a namespace can't be read, or None where it can.
+
+    Raises:
+        StartError: It is not the namespace: the CRD is missing, or the API server does not answer.
+    """
+    for resource in WATCHED:
+        try:
+            await cluster.send("GET", resource.path(namespace), query=[("limit", "1")])
+        except ApiError as error:
+            if error.status == _NOT_FOUND:
+                raise StartError(
+                    f"The API server knows no {resource.plural}: install the CRD (the chart does: crds.install)."
+                ) from error
+            problem = StartError(
+                f"Can't list {resource.plural} in namespace {namespace}: {error.message}. "
+                "Add the namespace to the chart's watchNamespaces, which makes the RoleBinding there."
+            )
+            if error.status != _FORBIDDEN:
+                raise problem from error
+            return problem
+    return None
