@@ -154,7 +154,7 @@ def test_quantizing(case, speaking_model, tmp_path):
 
 BAD_DATA = {
     "is missing": (None, FailureReason.DATASET_MISSING, "There is no data set at "),
-    "is empty": ("", FailureReason.DATASET_EMPTY, "has no line; it needs at least"),
+    "is empty": ("", FailureReason.DATASET_EMPTY, "it needs at least 14 conversations"),
     "is too short": (
         '{"text": "w8 w9"}\n',
         FailureReason.TOO_FEW_CONVERSATIONS,

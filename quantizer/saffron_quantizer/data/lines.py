@@ -61,8 +61,12 @@ _CONTENT_FIELDS = ("text", "prompt", "messages", "tokens")
 _FIELDS = frozenset({*_CONTENT_FIELDS, "conversation", "score"})
 
 
-def read_lines(path: Path) -> list[Line]:
+def read_lines(path: Path, *, need: int = 1) -> list[Line]:
     """The lines of a data set; lines of white space only are passed over.
+
+    Args:
+        path: the data set.
+        need: conversations that are asked of it, for the message about one without any.
 
     Raises:
         StageError: `DATASET_MISSING`; `DATASET_EMPTY`; `DATASET_MALFORMED` with the number of the first bad line and
@@ -74,7 +78,7 @@ def read_lines(path: Path) -> list[Line]:
         raise StageError(Failure(reason=FailureReason.DATASET_MISSING, subject=subject_of(path))) from error
     lines = list(_parse_all(data, path))
     if not lines:
-        raise StageError(Failure(reason=FailureReason.DATASET_EMPTY, subject=subject_of(path), need=1))
+        raise StageError(Failure(reason=FailureReason.DATASET_EMPTY, subject=subject_of(path), need=need))
     return lines
 
 

@@ -64,7 +64,7 @@ def sample(request: SampleRequest, out: Path, progress: ProgressSink) -> SampleR
     finished = open_artefact(out, settings=settings, files=files)
     if finished is not None:
         return SampleResult.model_validate(finished)
-    lines = read_lines(request.dataset)
+    lines = read_lines(request.dataset, need=request.sizes.total)
     tokenizer = Tokenizer(request.model)
     kinds = sorted(request.redact)
     usable = tokenize(
