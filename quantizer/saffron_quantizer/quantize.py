@@ -109,7 +109,9 @@ def quantize(
         files, sizes = _write_rest(target, reader, plan)
         guard.check()
         result = _result(digest_of(files), sizes, notes, seconds=time.monotonic() - begun)
-        extra = {"fingerprint": fingerprint, "result": result.model_dump(mode="json", by_alias=True)}
+        told = result.model_dump(mode="json", by_alias=True)
+        layers = [{"block": index, **note.to_json()} for index, note in enumerate(notes)]
+        extra = {"fingerprint": fingerprint, "result": told, "layers": layers}
         write_manifest(target, extra, mode=0o644)
     if work is not None:
         write_file(work / _RESULT, result.model_dump_json(by_alias=True).encode(), mode=0o600)

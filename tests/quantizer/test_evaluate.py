@@ -93,6 +93,11 @@ def test_the_size_is_that_of_the_tensors_and_exact(request_):
     assert report.bytes == json.loads((request_.candidate / "manifest.json").read_text())["result"]["bytes"]
 
 
+def test_the_report_tells_what_each_block_took(request_):
+    report = evaluate(request_, None, ignore)
+    assert [(layer.block, layer.modules, layer.dead_columns) for layer in report.layers] == [(0, 7, 0), (1, 7, 0)]
+
+
 def test_a_written_baseline_gives_the_same_figures(request_, tmp_path):
     of = BaselineRequest(request_.model_digest, request_.sequences)
     result = baseline(request_.original, of, tmp_path / "base", ignore)

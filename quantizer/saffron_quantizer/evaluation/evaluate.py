@@ -81,7 +81,7 @@ def evaluate(request: EvaluateRequest, finished: Report | None, progress: Progre
         perplexity_original=perplexity(sums.nll_original, sums.tokens),
         perplexity_candidate=perplexity(sums.nll_candidate, sums.tokens),
         scored_tokens=int(sums.tokens.sum()),
-        layers=[LayerRow.model_validate(layer) for layer in manifest.get("layers", [])],
+        layers=[LayerRow.model_validate(layer) for layer in manifest["layers"]],
         fingerprint=Fingerprint(settings=settings, machine=_machine(candidate)),
         timings=timings,
         peak_bytes=peak_bytes(),
