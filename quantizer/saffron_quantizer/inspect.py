@@ -6,10 +6,12 @@ from pathlib import Path
 import torch
 
 from saffron_api.candidate import CandidateSpec
+from saffron_api.failures import FailureReason, StageError
 from saffron_api.results import InspectResult, PredictedSize
 from saffron_quantizer.checkpoint.identity import FolderGuard, model_digest
 from saffron_quantizer.checkpoint.reader import CheckpointReader
 from saffron_quantizer.models.skeleton import architecture_of
+from saffron_quantizer.models.stream import ModelStream
 from saffron_quantizer.plan import make_plan
 
 _CPUINFO = Path("/proc/cpuinfo")
@@ -26,11 +28,12 @@ def inspect_model(
         hash_cache: JSON file that remembers the hashes of its files.
 
     Raises:
-        StageError: the model or a candidate of it can't be worked with.
+        StageError: the model can't be worked with.
     """
     reader = CheckpointReader(folder)
     architecture = architecture_of(reader.config)
-    predicted = [PredictedSize(name=name, bytes=make_plan(reader, spec).bytes) for name, spec in candidates]
+    ModelStream.open(folder)  # refuses a folder that lacks a tensor
+    predicted = [_predict(reader, name, spec) for name, spec in candidates]
     with FolderGuard(folder):
         digest = model_digest(folder, hash_cache=hash_cache)
     return InspectResult(
@@ -41,6 +44,16 @@ def inspect_model(
         predicted=predicted,
         isa=processor(torch.backends.cpu.get_cpu_capability(), _CPUINFO.read_text() if _CPUINFO.exists() else ""),
     )
+
+
+def _predict(reader: CheckpointReader, name: str, spec: CandidateSpec) -> PredictedSize:
+    """Predict one candidate's bytes. One that can't be made of this model keeps no other from being made."""
+    try:
+        return PredictedSize(name=name, bytes=make_plan(reader, spec).bytes)
+    except StageError as error:
+        if error.failure.reason is not FailureReason.SHAPE_UNSUPPORTED:
+            raise
+        return PredictedSize(name=name, failure=error.failure)
 
 
 def processor(capability: str, cpuinfo: str) -> str:

@@ -22,7 +22,7 @@ from saffron_api.candidate import NEEDS_CALIBRATION, CandidateSpec
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
 from saffron_api.keys import ARTEFACT_VERSION
 from saffron_api.results import QuantizeResult
-from saffron_quantizer.atomic import write_file
+from saffron_quantizer.atomic import private_folder, write_file
 from saffron_quantizer.checkpoint.formats import quantization_config
 from saffron_quantizer.checkpoint.identity import FolderGuard, content_files, digest_of, file_hash
 from saffron_quantizer.checkpoint.identity import model_digest as digest_folder
@@ -82,6 +82,8 @@ def quantize(
         ValueError: not exactly one of `store` and `out`, or no sequences for a method that needs them.
     """
     begun = time.monotonic()
+    if work is not None:
+        private_folder(work)
     if (store is None) == (out is None):
         raise ValueError("exactly one of store and out must be given")
     if spec.method in NEEDS_CALIBRATION and not sequences:
@@ -95,7 +97,7 @@ def quantize(
     stream = ModelStream.open(model)
     calibration = list(sequences or []) if spec.method in NEEDS_CALIBRATION else []
     request = {
-        "candidate": spec.model_dump(mode="json", by_alias=True, exclude_none=True),
+        "candidate": _explicit(spec).model_dump(mode="json", by_alias=True, exclude_none=True),
         "modelDigest": model_digest or digest_folder(model, hash_cache=None),
         "dataDigest": (data_digest or _digest_of_sequences(calibration)) if calibration else None,
     }
@@ -141,6 +143,11 @@ def _finished(target: Path, request: Mapping[str, Any]) -> QuantizeResult | None
         subject = subject_of(f"--out={target}")
         raise StageError(Failure(reason=FailureReason.SPEC_INVALID, subject=subject))
     return QuantizeResult.model_validate(manifest["result"])
+
+
+def _explicit(spec: CandidateSpec) -> CandidateSpec:
+    """The same candidate with its default group size written out, so that both spellings are one request."""
+    return spec.model_copy(update={"group_size": spec.effective_group_size})
 
 
 def _partial_folder(store: Path | None, fingerprint: Mapping[str, Any]) -> Path:

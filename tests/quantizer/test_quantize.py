@@ -137,6 +137,21 @@ def test_a_model_with_nan_leaves_nothing_that_looks_whole(tiny_model, tmp_path, 
     assert not (tmp_path / "out" / "config.json").exists()
 
 
+@pytest.mark.parametrize("hole", ["model.norm.weight", "model.layers.1.input_layernorm.weight", "lm_head.weight"])
+def test_a_folder_with_a_hole_never_becomes_a_checkpoint_with_one(tiny_model, tmp_path, hole):
+    shutil.copytree(tiny_model(), tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors"
+    save_file({name: tensor for name, tensor in load_file(path).items() if name != hole}, path)
+    for work in (
+        lambda: run(tmp_path / "model", SPECS["RTN to W8A8"], out=tmp_path / "out"),
+        lambda: inspect_model(tmp_path / "model", [], hash_cache=None),
+    ):
+        with pytest.raises(StageError) as caught:
+            work()
+        assert (caught.value.failure.reason, caught.value.failure.subject) == (FailureReason.MODEL_INCOMPLETE, hole)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_quantized_model_is_not_quantized_again(tiny_model, tmp_path):
     run(tiny_model(), GPTQ, out=tmp_path / "once")
     with pytest.raises(StageError) as caught:
@@ -255,3 +270,14 @@ def small_volume(tmp_path):
         pytest.skip("mounting a small volume needs root")
     yield Path(folder)
     subprocess.run(["umount", folder], check=True)
+
+
+def test_a_candidate_whose_groups_do_not_divide_the_model_keeps_no_other_from_being_made(tiny_model):
+    wide = CandidateSpec(method="RTN", scheme="W4A16", group_size=128)
+    asked = [("wide", wide), ("channels", CandidateSpec(method="RTN", scheme="W8A8"))]
+    first, second = inspect_model(tiny_model("Llama"), asked, hash_cache=None).predicted
+    assert first.bytes is None
+    assert first.failure is not None
+    assert (first.failure.reason, first.failure.have, first.failure.need) == (FailureReason.SHAPE_UNSUPPORTED, 64, 128)
+    assert second.failure is None
+    assert second.bytes is not None

@@ -8,6 +8,7 @@ from torch import Tensor
 from saffron_api.candidate import Scheme
 from saffron_quantizer.checkpoint.formats import dequantize, scheme_of
 from saffron_quantizer.checkpoint.reader import CheckpointReader
+from saffron_quantizer.checkpoint.tensor_file import malformed
 
 
 class ModelSource:
@@ -29,6 +30,15 @@ class ModelSource:
         """The type of the unquantized weights, as in most tensors of the folder."""
         floating = [entry for entry in self._reader.entries.values() if entry.dtype.is_floating_point]
         return max(floating, key=lambda entry: entry.elements).dtype if floating else torch.float32
+
+    def require(self, name: str, shape: tuple[int, ...]) -> None:
+        """Refuse a folder that lacks a tensor or has it in another shape; a packed one's is seen when it is read.
+
+        Raises:
+            StageError: `MODEL_INCOMPLETE` or `MODEL_MALFORMED`.
+        """
+        if f"{name}_packed" not in self._reader.entries and self._reader.entry(name).shape != shape:
+            raise malformed(name)
 
     def read(self, name: str) -> Tensor:
         """Read a tensor as stored, or dequantized where it is packed."""

@@ -25,6 +25,10 @@ class WeightSource(Protocol):
         """Read one tensor, checked."""
         ...
 
+    def require(self, name: str, shape: tuple[int, ...]) -> None:
+        """Refuse a folder that lacks a tensor or has it in another shape."""
+        ...
+
 
 class Skeleton:
     """The modules of one model. Parameters are on torch's meta device until loaded; buffers are real."""
@@ -39,7 +43,7 @@ class Skeleton:
 
         Raises:
             StageError: `ARCHITECTURE_UNSUPPORTED` if no row of our table fits config.json; `MODEL_MALFORMED` if
-                transformers can't make sense of it.
+                transformers can't make sense of it or a tensor has another shape; `MODEL_INCOMPLETE` if one is missing.
         """
         self.architecture = architecture_of(source.config)
         self.dtype = dtype
@@ -59,6 +63,10 @@ class Skeleton:
             for block in self.blocks:
                 for name in self.architecture.linears:
                     _replace_by_int8(block, name)
+        # Before any work, so that a folder with a hole never becomes a checkpoint with one.
+        for name, parameter in self.model.named_parameters():
+            if name != f"{self.architecture.head}.weight" or not config.tie_word_embeddings:
+                source.require(name, tuple(parameter.shape))
 
     def load_block(self, index: int) -> nn.Module:
         """Put a block's weights into its modules and return it. `unload` gives the memory back."""
@@ -80,10 +88,8 @@ class Skeleton:
     def _load(self, module: nn.Module, prefix: str) -> nn.Module:
         """Read each parameter of a module by its name in the checkpoint."""
         state = {}
-        for name, parameter in module.named_parameters():
+        for name, _ in module.named_parameters():
             tensor = self._source.read(f"{prefix}.{name}")
-            if tensor.shape != parameter.shape:
-                raise StageError(Failure(reason=FailureReason.MODEL_MALFORMED, subject=subject_of(f"{prefix}.{name}")))
             exact = name.endswith("weight_scale") or not tensor.is_floating_point()
             state[name] = tensor if exact else tensor.to(self.dtype)
         module.load_state_dict(state, strict=False, assign=True)
