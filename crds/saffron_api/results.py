@@ -58,10 +58,11 @@ class SampleSet(ApiModel):
 
 
 class PredictedSize(ApiModel):
-    """The bytes of a candidate's tensors, computed from shapes before any work."""
+    """The bytes of a candidate's tensors, computed from shapes before any work, or why it can't be made."""
 
     name: CandidateName
-    bytes: int
+    bytes: int | None = Field(default=None, description="None where it can't be made.")
+    failure: Failure | None = Field(default=None, description="Why this candidate can't be made of this model.")
 
 
 class InspectResult(ApiModel):

@@ -8,8 +8,8 @@ from deciding import builders
 from deciding.world import Ends, Fails, Hangs, Outcome, Runs, World
 from deciding.worlds import GPTQ, INT8, acts, reasons_of, script, without_rollout
 
-from saffron_api.failures import FailureReason
-from saffron_api.results import Stage
+from saffron_api.failures import Failure, FailureReason
+from saffron_api.results import PredictedSize, Stage
 from saffron_operator import names
 from saffron_operator.decision import (
     CreateJob,
@@ -247,6 +247,17 @@ def test_a_candidate_that_must_miss_its_size_gets_no_job():
     assert not any(job.candidate == "int8" for job in world.jobs.values())
     (figure,) = next(each.figures for each in world.status.candidates if each.name == "int8")
     assert (figure.value, figure.limit) == (0.75, 0.6)
+
+
+def test_a_candidate_that_can_not_be_made_of_this_model_stops_no_other():
+    failure = Failure(reason=FailureReason.SHAPE_UNSUPPORTED, subject="model.layers.0.mlp.down_proj", have=96, need=128)
+    found = builders.inspected(("rtn-int4", "int8"))
+    refused = PredictedSize(name="gptq-int4", failure=failure)
+    inspected = found.model_copy(update={"predicted": [*found.predicted, refused]})
+    world = without_rollout(script=script({(Stage.INSPECT, None): Ends(inspected)})).run()
+    assert world.ready == ("True", "CheckpointReady")
+    assert world.candidates["gptq-int4"] == "Failed ShapeUnsupported"
+    assert not any(job.candidate == "gptq-int4" for job in world.jobs.values())
 
 
 def test_when_no_candidate_is_worth_a_job_only_the_model_is_read():

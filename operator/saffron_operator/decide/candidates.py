@@ -35,7 +35,21 @@ class Prospect:
 
 def excluded(inputs: Inputs, candidate: Candidate, inspected: InspectResult) -> CandidateStatus | None:
     """Return what is shown of a candidate that gets no Job, or None where Jobs are worth it."""
-    return _unsupported(inputs, candidate, inspected) or _too_large(inputs.spec, candidate, inspected)
+    return (
+        _impossible(candidate, inspected)
+        or _unsupported(inputs, candidate, inspected)
+        or _too_large(inputs.spec, candidate, inspected)
+    )
+
+
+def _impossible(candidate: Candidate, inspected: InspectResult) -> CandidateStatus | None:
+    """Return the status of a candidate that can't be made of this model, as Inspect found from its shapes."""
+    failure = next((each.failure for each in inspected.predicted if each.name == candidate.name), None)
+    if failure is None:
+        return None
+    return CandidateStatus(
+        name=candidate.name, state=CandidateState.FAILED, reason=failure.reason.value, message=failure.message
+    )
 
 
 def _unsupported(inputs: Inputs, candidate: Candidate, inspected: InspectResult) -> CandidateStatus | None:

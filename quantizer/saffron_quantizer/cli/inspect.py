@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from saffron_api.quantized_model import Candidate
-from saffron_api.results import InspectResult, Stage
+from saffron_api.results import InspectResult, PredictedSize, Stage
 from saffron_quantizer.cli.options import add_hash_cache, add_output, refusals
 from saffron_quantizer.cli.outcome import run_stage
 from saffron_quantizer.cli.subcommand import add_command
@@ -59,12 +59,17 @@ def _work(arguments: argparse.Namespace) -> Outcome:
 
 
 def _text(result: InspectResult) -> str:
-    predicted = ((each.name, f"{size(each.bytes)}, {each.bytes / result.bytes:.3f}") for each in result.predicted)
     return rows(
         ("architecture", result.architecture),
         ("parameters", f"{result.parameters:,}"),
         ("size", size(result.bytes)),
         ("digest", result.model_digest),
         ("processor", result.isa),
-        *predicted,
+        *((each.name, _prediction(each, result)) for each in result.predicted),
     )
+
+
+def _prediction(predicted: PredictedSize, result: InspectResult) -> str:
+    if predicted.bytes is None:
+        return predicted.failure.message if predicted.failure is not None else "unknown"
+    return f"{size(predicted.bytes)}, {predicted.bytes / result.bytes:.3f}"
