@@ -12,7 +12,7 @@ import pytest
 
 from saffron_api.status import QuantizedModelStatus
 from saffron_dev.cluster.settings import CGROUP, folders
-from saffron_dev.demo import asking, serving, tour
+from saffron_dev.demo import serving, tour
 from saffron_dev.demo.asking import Answer
 from saffron_dev.demo.follow import JOBS, follow
 from saffron_dev.demo.kubectl import Kubectl
@@ -161,6 +161,6 @@ def run(where: Place, engine: serving.Engine, watch: Stopwatch) -> Run:  # noqa:
     return Run(
         status=status,
         killed=tuple(killer.killed),
-        requests=tuple(asking.answers(where.serving)),
+        requests=tuple(tour.final_answers(where.serving)),
         jobs=tuple(where.serving.items("jobs", JOBS)),
     )

@@ -39,10 +39,10 @@ def test_rounding_to_int4_fails_its_gate_and_gptq_is_promoted(run):
 @pytest.mark.parametrize(
     ("name", "low", "high"),
     [
-        # A peer's figures on this model and other passages of the same author: 1.61, 1.15 and 1.024.
+        # Measured here: 1.57, 1.06 and 1.03. A peer's on other passages of the same author: 1.61, 1.15 and 1.024.
         pytest.param("rtn-int4", 1.4, 1.9, id="RTN int4"),
-        pytest.param("gptq-int4", 1.05, 1.25, id="GPTQ int4"),
-        pytest.param("w8a8", 1.0, 1.05, id="RTN int8"),
+        pytest.param("gptq-int4", 1.02, 1.18, id="GPTQ int4"),
+        pytest.param("w8a8", 1.0, 1.06, id="RTN int8"),
     ],
 )
 def test_the_perplexity_ratio_is_what_the_method_is_known_for(run, name, low, high):

@@ -53,6 +53,20 @@ def follow(
     raise DevError(f"QuantizedModel {name} came to no end in {seconds:.0f} s; its status is printed above.")
 
 
+def settle(kubectl: Kubectl, selector: str, pods: int, *, seconds: float) -> None:
+    """Wait until only so many pods carry the labels: those that were replaced still answer while they end.
+
+    Raises:
+        DevError: More are still there after that time.
+    """
+    deadline = time.monotonic() + seconds
+    while len(found := kubectl.items("pods", selector)) > pods:
+        if time.monotonic() > deadline:
+            names = ", ".join(pod["metadata"]["name"] for pod in found)
+            raise DevError(f"{pods} pods should serve, and after {seconds:.0f} s there are still {names}.")
+        time.sleep(_POLL_SECONDS)
+
+
 def ended(resource: dict[str, Any], status: QuantizedModelStatus) -> bool:
     """Return whether nothing more happens by itself: the spec's last change was seen, and it is Ready or Stalled."""
     seen = status.observed_generation == resource["metadata"]["generation"]

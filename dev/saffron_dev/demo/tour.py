@@ -2,6 +2,7 @@
 
 import shlex
 import signal
+import time
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -10,7 +11,7 @@ import yaml
 from saffron_api.status import QuantizedModelStatus
 from saffron_dev.demo import asking, serving, storage, story
 from saffron_dev.demo.client import QUESTION
-from saffron_dev.demo.follow import JOBS, follow
+from saffron_dev.demo.follow import JOBS, follow, settle
 from saffron_dev.demo.kubectl import Kubectl
 from saffron_dev.demo.place import Place, install_operator, place
 from saffron_dev.demo.settings import Settings
@@ -27,6 +28,8 @@ PROSE = "prose.jsonl"
 _GPU = "nvidia.com/gpu"
 _RUN_SECONDS = 3600
 _START_SECONDS = 600
+_END_SECONDS = 120
+_AFTERWARDS_SECONDS = 10
 
 
 def tour(settings: Settings, *, keep: bool) -> None:
@@ -102,10 +105,17 @@ def show(where: Place, engine: serving.Engine, watch: Stopwatch) -> None:
     watch.say(f"Asked after:  {QUESTION!r} -> {ask(kubectl, engine)!r}")
     for line in _sizes(kubectl, status):
         watch.say(line)
-    requests = asking.answers(kubectl)
+    requests = final_answers(kubectl)
     watch.say(f"The client that asked all the time: {asking.summary(requests)}")
     if any(request.error is not None for request in requests):
         raise DevError("A request failed while the checkpoint was rolled out; it is printed above.")
+
+
+def final_answers(kubectl: Kubectl) -> list[asking.Answer]:
+    """Return all that the client asked, once the pods that were replaced have ended while it asked."""
+    settle(kubectl, f"app={serving.TARGET}", 1, seconds=_END_SECONDS)
+    time.sleep(_AFTERWARDS_SECONDS)
+    return asking.answers(kubectl)
 
 
 def example(*, gpu: bool) -> dict[str, Any]:
