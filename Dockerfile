@@ -84,5 +84,7 @@ COPY --from=requirements /engine.txt /opt/saffron/requirements.txt
 RUN --mount=type=bind,from=build,source=/uv,target=/uv \
     /uv/bin/uv pip install --require-hashes --no-deps -r /opt/saffron/requirements.txt
 USER 65532:65532
-ENV USER=saffron
+# vLLM compiles one function of its sampler even where it is told to compile nothing, and with no compiler here the first
+# request for log-probabilities would end the server. torch runs it as it is written instead.
+ENV USER=saffron TORCHDYNAMO_DISABLE=1
 CMD ["python", "-m", "vllm.entrypoints.openai.api_server", "--help"]
