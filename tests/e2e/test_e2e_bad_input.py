@@ -92,10 +92,11 @@ class Case:
         ),
         pytest.param(
             Case(
+                # Kubernetes waits for a claim for ever, since somebody may still make it.
                 "noclaim",
-                {"model": {"uri": f"pvc://absent/{serving.MODEL}"}, "job": {"pendingDeadlineSeconds": 20}},
-                "PodNotStarted",
-                "absent",
+                {"model": {"uri": f"pvc://absent/{serving.MODEL}"}, "job": {"activeDeadlineSeconds": 60}},
+                "JobFailed",
+                "DeadlineExceeded",
             ),
             id="no such claim",
         ),
