@@ -18,32 +18,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saffron_api.candidate import NEEDS_CALIBRATION, CandidateSpec
+from saffron_api.candidate import CandidateSpec
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
 from saffron_api.keys import ARTEFACT_VERSION
 from saffron_api.results import QuantizeResult
 from saffron_quantizer.atomic import private_folder, write_file
-from saffron_quantizer.checkpoint.formats import quantization_config
 from saffron_quantizer.checkpoint.identity import FolderGuard, content_files, digest_of, file_hash
 from saffron_quantizer.checkpoint.identity import model_digest as digest_folder
 from saffron_quantizer.checkpoint.manifest import read_manifest, write_manifest
 from saffron_quantizer.checkpoint.reader import CheckpointReader
-from saffron_quantizer.checkpoint.tensor_file import read_entry, read_header
-from saffron_quantizer.checkpoint.writer import (
-    companion_files,
-    copy_companions,
-    shard_name,
-    write_index,
-    write_json,
-    write_tensors,
-)
+from saffron_quantizer.checkpoint.tensor_file import read_header
+from saffron_quantizer.checkpoint.writer import companion_files, copy_companions, write_index, write_json
 from saffron_quantizer.memory import peak_bytes
 from saffron_quantizer.models.batches import BATCH_TOKENS
-from saffron_quantizer.models.stream import ModelStream, Walk
+from saffron_quantizer.models.stream import ModelStream
 from saffron_quantizer.partial import open_partial, publish
 from saffron_quantizer.plan import Plan, folder_bytes, make_plan
 from saffron_quantizer.progress import Progress
-from saffron_quantizer.quantize_block import BlockNotes, calibrate_block, put_weights, round_block
+from saffron_quantizer.quantize_block import BlockNotes
+from saffron_quantizer.shards import write_shards
 
 _log = logging.getLogger(__name__)
 
@@ -82,12 +75,12 @@ def quantize(
         ValueError: not exactly one of `store` and `out`, or no sequences for a method that needs them.
     """
     begun = time.monotonic()
-    if work is not None:
-        private_folder(work)
     if (store is None) == (out is None):
         raise ValueError("exactly one of store and out must be given")
-    if spec.method in NEEDS_CALIBRATION and not sequences:
-        raise ValueError(f"{spec.method} needs sequences to calibrate on")
+    if spec.needs_calibration and not sequences:
+        raise ValueError("this candidate needs sequences to calibrate on")
+    if work is not None:
+        private_folder(work)
     reported = _reported(store, work)
     if reported is not None:
         return reported
@@ -95,30 +88,43 @@ def quantize(
     plan = make_plan(reader, spec)
     guard = FolderGuard(model)
     stream = ModelStream.open(model)
-    calibration = list(sequences or []) if spec.method in NEEDS_CALIBRATION else []
-    request = {
-        "candidate": _explicit(spec).model_dump(mode="json", by_alias=True, exclude_none=True),
-        "modelDigest": model_digest or digest_folder(model, hash_cache=None),
-        "dataDigest": (data_digest or _digest_of_sequences(calibration)) if calibration else None,
-    }
-    fingerprint = {"request": request, "machine": _machine(stream)}
+    calibration = list(sequences or []) if spec.needs_calibration else []
+    digests = (model_digest or digest_folder(model, hash_cache=None), data_digest)
+    fingerprint = {"request": _request(spec, calibration, *digests), "machine": _machine(stream)}
     target = _partial_folder(store, fingerprint) if out is None else out
-    result = _finished(target, request)
+    result = _finished(target, fingerprint["request"])
     if result is None:
         _require_room(target, plan, model)
         open_partial(target, fingerprint, work=work)
-        notes = _write_blocks(target, reader, plan, stream, calibration, progress=progress)
+        notes = write_shards(target, reader, plan, stream, calibration, progress=progress)
         files, sizes = _write_rest(target, reader, plan)
         guard.check()
         result = _result(digest_of(files), sizes, notes, seconds=time.monotonic() - begun)
-        told = result.model_dump(mode="json", by_alias=True)
-        layers = [{"block": index, **note.to_json()} for index, note in enumerate(notes)]
-        extra = {"fingerprint": fingerprint, "result": told, "layers": layers}
-        write_manifest(target, extra, mode=0o644)
+        write_manifest(target, _told(fingerprint, result, notes), mode=0o644)
     if work is not None:
         write_file(work / _RESULT, result.model_dump_json(by_alias=True).encode(), mode=0o600)
     publish(target, target if store is None else store / result.checkpoint_digest)
     return result
+
+
+def _request(
+    spec: CandidateSpec, calibration: Sequence[Tensor], model_digest: str, data_digest: str | None
+) -> dict[str, Any]:
+    """What was asked for: with the same request, a finished checkpoint is only reported."""
+    return {
+        "candidate": spec.told,
+        "modelDigest": model_digest,
+        "dataDigest": (data_digest or _digest_of_sequences(calibration)) if calibration else None,
+    }
+
+
+def _told(fingerprint: Mapping[str, Any], result: QuantizeResult, notes: Sequence[BlockNotes]) -> dict[str, Any]:
+    """What the manifest says besides its files."""
+    return {
+        "fingerprint": fingerprint,
+        "result": result.model_dump(mode="json", by_alias=True),
+        "layers": [{"block": index, **note.to_json()} for index, note in enumerate(notes)],
+    }
 
 
 def _reported(store: Path | None, work: Path | None) -> QuantizeResult | None:
@@ -143,11 +149,6 @@ def _finished(target: Path, request: Mapping[str, Any]) -> QuantizeResult | None
         subject = subject_of(f"--out={target}")
         raise StageError(Failure(reason=FailureReason.SPEC_INVALID, subject=subject))
     return QuantizeResult.model_validate(manifest["result"])
-
-
-def _explicit(spec: CandidateSpec) -> CandidateSpec:
-    """The same candidate with its default group size written out, so that both spellings are one request."""
-    return spec.model_copy(update={"group_size": spec.effective_group_size})
 
 
 def _partial_folder(store: Path | None, fingerprint: Mapping[str, Any]) -> Path:
@@ -188,61 +189,6 @@ def _require_room(target: Path, plan: Plan, model: Path) -> None:
         raise StageError(Failure(reason=FailureReason.STORAGE_FULL, subject=subject, have=have, need=need))
 
 
-def _write_blocks(
-    folder: Path,
-    reader: CheckpointReader,
-    plan: Plan,
-    stream: ModelStream,
-    sequences: Sequence[Tensor],
-    *,
-    progress: Callable[[Progress], None],
-) -> list[BlockNotes]:
-    """Write every shard that is not there yet: first what lies outside the blocks, then block by block."""
-    count = len(plan.blocks)
-    outer = folder / shard_name(1, count + 1)
-    if not outer.is_file():
-        write_tensors(outer, {name: reader.read(name) for name in plan.outside})
-    walk = stream.walk(sequences) if sequences else None
-    notes = []
-    for index in range(count):
-        shard = folder / shard_name(index + 2, count + 1)
-        notes.append(_block(shard, reader, plan, index, walk))
-        progress(Progress("quantizing blocks", index + 1, count))
-    return notes
-
-
-def _block(shard: Path, reader: CheckpointReader, plan: Plan, index: int, walk: Walk | None) -> BlockNotes:
-    """Write one block's shard unless it is there, and take the walk past it."""
-    if walk is None:
-        return _notes(shard) or _save(shard, *round_block(reader, plan, index))
-    with walk.stream.loaded(index) as block:
-        notes = _notes(shard)
-        if notes is None:
-            notes = _save(shard, *calibrate_block(reader, plan, index, walk))
-        else:
-            entries = read_header(shard)
-            stored = {name: read_entry(entry) for name, entry in entries.items()}
-            put_weights(block, plan, index, plan.architecture.linears, stored)
-            walk.advance(index)
-    return notes
-
-
-def _save(shard: Path, stored: Mapping[str, Tensor], notes: BlockNotes) -> BlockNotes:
-    """Write a block's notes and then its shard, whose presence says that both are there."""
-    write_file(_notes_file(shard), json.dumps(notes.to_json()).encode())
-    write_tensors(shard, stored)
-    return notes
-
-
-def _notes(shard: Path) -> BlockNotes | None:
-    """The notes of a finished block, or None if it is not finished."""
-    return BlockNotes(**json.loads(_notes_file(shard).read_bytes())) if shard.is_file() else None
-
-
-def _notes_file(shard: Path) -> Path:
-    return shard.with_name(f".{shard.stem}.json")
-
-
 def _write_rest(folder: Path, reader: CheckpointReader, plan: Plan) -> tuple[dict[str, tuple[int, str]], list[int]]:
     """Write what goes with the shards: companions, index and config.json.
 
@@ -253,7 +199,9 @@ def _write_rest(folder: Path, reader: CheckpointReader, plan: Plan) -> tuple[dic
     sizes = {shard: {name: entry.bytes for name, entry in entries.items()} for shard, entries in shards.items()}
     copy_companions(reader.folder, folder)
     write_index(folder, sizes)
-    config = {**reader.config, "quantization_config": quantization_config(plan.spec, plan.architecture.head)}
+    modules = {weight.removesuffix(".weight"): precision for weight, precision in plan.precisions.items()}
+    quantization = plan.layout.config(modules, (plan.architecture.head,))
+    config = {**reader.config, "quantization_config": quantization}
     write_json(folder / "config.json", config)
     files = {name: ((folder / name).stat().st_size, file_hash(folder / name)) for name in content_files(folder)}
     return files, [size for entries in sizes.values() for size in entries.values()]

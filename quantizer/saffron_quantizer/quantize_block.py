@@ -1,6 +1,6 @@
 """One block of a model, quantized: its stored tensors, and what was learnt on the way."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
 from saffron_quantizer.algorithms.gptq import Factor, UnstableHessianError, factorize, gptq
 from saffron_quantizer.algorithms.hessian import hessian_finish
-from saffron_quantizer.algorithms.rtn import Quantized, rtn
-from saffron_quantizer.checkpoint.formats import WEIGHT_BITS, dequantize, scale_dtype, stored_tensors
+from saffron_quantizer.algorithms.quantized import Quantized
+from saffron_quantizer.algorithms.rtn import rtn
 from saffron_quantizer.checkpoint.reader import CheckpointReader
 from saffron_quantizer.models.calibration import BlockCalibration
 from saffron_quantizer.models.stream import Walk
@@ -37,24 +37,29 @@ class BlockNotes:
         return asdict(self)
 
 
-def round_block(reader: CheckpointReader, plan: Plan, index: int) -> tuple[dict[str, Tensor], BlockNotes]:
-    """A block's stored tensors by RTN."""
-    stored: dict[str, Tensor] = {}
-    modules = 0
-    for name in plan.blocks[index]:
-        tensor = reader.read(name)
-        if name in plan.linears:
-            stored |= _stored(plan, name, _rtn(plan, tensor))
-            modules += 1
-        else:
-            stored[name] = tensor
-    return stored, BlockNotes(modules)
+@dataclass(frozen=True)
+class QuantizedBlock:
+    """A block as it is written.
+
+    Attributes:
+        stored: its tensors by name.
+        notes: what was learnt.
+    """
+
+    stored: Mapping[str, Tensor]
+    notes: BlockNotes
 
 
-def calibrate_block(
-    reader: CheckpointReader, plan: Plan, index: int, walk: Walk
-) -> tuple[dict[str, Tensor], BlockNotes]:
-    """A loaded block's stored tensors by GPTQ; takes the walk past the block.
+def round_block(reader: CheckpointReader, plan: Plan, index: int) -> QuantizedBlock:
+    """Quantize a block by RTN, which reads no data."""
+    tensors = {name: reader.read(name) for name in plan.blocks[index]}
+    weights = {name: tensor for name, tensor in tensors.items() if name in plan.precisions}
+    quantized = {name: rtn(W, plan.precisions[name].grid(W.dtype)) for name, W in weights.items()}
+    return QuantizedBlock(store(plan, tensors, quantized), BlockNotes(len(quantized)))
+
+
+def calibrate_block(reader: CheckpointReader, plan: Plan, index: int, walk: Walk) -> QuantizedBlock:
+    """Quantize a loaded block by GPTQ, and take the walk past it.
 
     Linears are taken in the order in which they are computed, and each is calibrated on what it reads once those before
     it are quantized. At the end the block holds the dequantized weights.
@@ -62,33 +67,58 @@ def calibrate_block(
     Raises:
         StageError: `NUMERICALLY_UNSTABLE` if a Hessian can't be factorized.
     """
-    prefix = plan.architecture.block(index)
-    stored = {name: reader.read(name) for name in plan.blocks[index] if name not in plan.linears}
+    block = walk.stream.blocks[index]
+    tensors = {name: reader.read(name) for name in plan.blocks[index]}
+    quantized: dict[str, Quantized] = {}
     factors: list[Factor] = []
     calibration = BlockCalibration(walk, index)
     for group in plan.architecture.input_groups:
         gram = calibration.gram(group[0])
-        names = [f"{prefix}.{linear}.weight" for linear in group]
+        names = [plan.weight(index, linear) for linear in group]
         factors.append(_factorize(gram, walk.tokens, names[0]))
-        for name, quantized in _gptq(plan, names, [reader.read(name) for name in names], factors[-1]).items():
-            stored |= _stored(plan, name, quantized)
-        put_weights(walk.stream.blocks[index], plan, index, group, stored)
+        found = _gptq(plan, {name: tensors[name] for name in names}, factors[-1])
+        put_weights(block, plan, index, {name: each.dequantize() for name, each in found.items()})
+        quantized |= found
     calibration.advance()
-    return stored, BlockNotes(
-        modules=len(plan.architecture.linears),
+    notes = BlockNotes(
+        modules=len(quantized),
         max_damping=max(factor.damping for factor in factors),
         dead_columns=sum(factor.dead_columns for factor in factors),
     )
+    return QuantizedBlock(store(plan, tensors, quantized), notes)
 
 
-def put_weights(block: nn.Module, plan: Plan, index: int, linears: Sequence[str], stored: Mapping[str, Tensor]) -> None:
-    """Put the weights that stored tensors stand for into some of a loaded block's linears."""
-    for linear in linears:
-        module = block.get_submodule(linear)
-        name = f"{plan.architecture.block(index)}.{linear}.weight"
-        weight = dequantize(plan.spec.scheme, name, stored.__getitem__)
-        dtype = module.get_parameter("weight").dtype
-        module.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
+def store(plan: Plan, tensors: Mapping[str, Tensor], quantized: Mapping[str, Quantized]) -> dict[str, Tensor]:
+    """A block's tensors as they are written: the layout's for each quantized weight, the rest as they are."""
+    stored: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if name in quantized:
+            stored |= plan.layout.stored(name, quantized[name], plan.precisions[name])
+        else:
+            stored[name] = tensor
+    return stored
+
+
+def restore(plan: Plan, index: int, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A block's tensors as they are computed with, from those that were written."""
+    return {name: _restored(plan, name, stored) for name in plan.blocks[index]}
+
+
+def _restored(plan: Plan, name: str, stored: Mapping[str, Tensor]) -> Tensor:
+    if name not in plan.precisions:
+        return stored[name]
+    return plan.layout.restored(name, plan.precisions[name], stored.__getitem__).dequantize()
+
+
+def put_weights(block: nn.Module, plan: Plan, index: int, tensors: Mapping[str, Tensor]) -> None:
+    """Put tensors, by their names in the checkpoint, into a loaded block, in the type that it is computed in."""
+    prefix = f"{plan.architecture.block(index)}."
+    own = dict(block.named_parameters())
+    state = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    block.load_state_dict(
+        {name: tensor.to(own[name].dtype) for name, tensor in state.items() if name in own}, strict=False, assign=True
+    )
+    block.requires_grad_(requires_grad=False)
 
 
 def _factorize(gram: Tensor, tokens: int, name: str) -> Factor:
@@ -98,28 +128,10 @@ def _factorize(gram: Tensor, tokens: int, name: str) -> Factor:
         raise StageError(Failure(reason=FailureReason.NUMERICALLY_UNSTABLE, subject=subject_of(name))) from error
 
 
-def _gptq(plan: Plan, names: Sequence[str], weights: Sequence[Tensor], factor: Factor) -> dict[str, Quantized]:
+def _gptq(plan: Plan, weights: Mapping[str, Tensor], factor: Factor) -> dict[str, Quantized]:
     """Quantize linears that read one input as one matrix, and part the rows again."""
-    result = gptq(
-        torch.cat([weight.float() for weight in weights]),
-        factor,
-        bits=WEIGHT_BITS[plan.spec.scheme],
-        group_size=plan.spec.effective_group_size,
-        scale_dtype=scale_dtype(plan.spec.scheme, weights[0].dtype),
-    )
-    rows = [len(weight) for weight in weights]
-    parts = zip(names, torch.split(result.codes, rows), torch.split(result.scale, rows), strict=True)
-    return {name: Quantized(codes, scale) for name, codes, scale in parts}
-
-
-def _rtn(plan: Plan, W: Tensor) -> Quantized:
-    return rtn(
-        W,
-        bits=WEIGHT_BITS[plan.spec.scheme],
-        group_size=plan.spec.effective_group_size,
-        scale_dtype=scale_dtype(plan.spec.scheme, W.dtype),
-    )
-
-
-def _stored(plan: Plan, name: str, quantized: Quantized) -> dict[str, Tensor]:
-    return stored_tensors(plan.spec.scheme, name, quantized.codes, quantized.scale)
+    W = torch.cat([weight.float() for weight in weights.values()])
+    (precision,) = {plan.precisions[name] for name in weights}
+    dtype = next(iter(weights.values())).dtype
+    result = gptq(W, factor, precision.grid(dtype))
+    return dict(zip(weights, result.split([len(weight) for weight in weights.values()]), strict=True))

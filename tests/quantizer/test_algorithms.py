@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from saffron_quantizer.algorithms.gptq import DAMPINGS, UnstableHessianError, factorize, gptq
 from saffron_quantizer.algorithms.hessian import add_to_gram, empty_gram, hessian_finish
+from saffron_quantizer.algorithms.quantized import Grid
 from saffron_quantizer.algorithms.rtn import rtn
 from saffron_quantizer.algorithms.scales import SHRINKS, minmax_scales, round_to_codes, searched_scales
 
@@ -42,7 +43,7 @@ def output_error(W, result, H):
 def test_rtn_takes_the_nearest_code_of_each_weight(rows, columns, group, bits):
     W = weights(rows, columns)
     before = W.clone()
-    result = rtn(W, bits=bits, group_size=group, scale_dtype=torch.bfloat16)
+    result = rtn(W, Grid(bits, group, torch.bfloat16))
     every = torch.arange(-(2 ** (bits - 1)), 2 ** (bits - 1))
     assert result.scale.shape == (rows, columns // (group or columns))
     scale = result.scale.float().repeat_interleave(group or columns, dim=1)
@@ -58,15 +59,15 @@ def test_rtn_takes_the_nearest_code_of_each_weight(rows, columns, group, bits):
 )
 def test_min_max_scales_clip_no_weight_by_more_than_half_a_step(rows, groups, size, seed, magnitude):
     W = weights(rows, groups * size, seed) * magnitude
-    scale = minmax_scales(W, 4, size, torch.float32).repeat_interleave(size, dim=1)
-    codes = round_to_codes(W, minmax_scales(W, 4, size, torch.float32), 4)
+    scale = minmax_scales(W, Grid(4, size, torch.float32)).repeat_interleave(size, dim=1)
+    codes = round_to_codes(W, minmax_scales(W, Grid(4, size, torch.float32)), Grid(4, size, torch.float32))
     # A little more than half, for the float32 rounding of the scale and the quotient.
     assert ((W - codes * scale).abs() <= 0.5001 * scale).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_a_group_of_zeros_has_codes_of_zero_and_a_scale_that_is_not(dtype):
-    result = rtn(torch.zeros(2, 64), bits=4, group_size=32, scale_dtype=dtype)
+    result = rtn(torch.zeros(2, 64), Grid(4, 32, dtype))
     assert not result.codes.any()
     assert (result.scale > 0).all()
 
@@ -74,7 +75,7 @@ def test_a_group_of_zeros_has_codes_of_zero_and_a_scale_that_is_not(dtype):
 @pytest.mark.parametrize(("rows", "columns", "group"), SHAPES)
 def test_the_scale_search_finds_the_least_error_of_its_grid(rows, columns, group):
     W, size = weights(rows, columns), group or columns
-    found = searched_scales(W, 4, group, torch.float32)
+    found = searched_scales(W, Grid(4, group, torch.float32))
     for row in range(rows):
         for number in range(columns // size):
             part = slice(number * size, (number + 1) * size)
@@ -89,7 +90,7 @@ def test_the_scale_search_finds_the_least_error_of_its_grid(rows, columns, group
 
 def test_groups_must_divide_the_columns():
     with pytest.raises(ValueError, match="groups of 32 do not divide 48 columns"):
-        rtn(weights(2, 48), bits=4, group_size=32, scale_dtype=torch.float32)
+        rtn(weights(2, 48), Grid(4, 32, torch.float32))
 
 
 @pytest.mark.parametrize("columns", [1, 37, 256, 300, 700])
@@ -140,7 +141,7 @@ def test_gptq_gives_the_textbooks_codes(rows, columns, group):
     W, H = weights(rows, columns), hessian(tokens(3 * columns, columns))
     before = W.clone()
     factor = factorize(H)
-    result = gptq(W, factor, bits=4, group_size=group, scale_dtype=torch.float32)
+    result = gptq(W, factor, Grid(4, group, torch.float32))
     expected = textbook(W, H, factor.order, damping=factor.damping, scale=result.scale, group=group or columns)
     # Float32 against float64: a weight that lies within rounding error of the middle between two codes may fall to the
     # other side, and those after it in its row follow. More than one in a hundred would be another algorithm.
@@ -151,22 +152,22 @@ def test_gptq_gives_the_textbooks_codes(rows, columns, group):
 @pytest.mark.parametrize(("rows", "columns", "group"), [shape for shape in SHAPES if shape[0] > 1])
 def test_gptq_has_a_smaller_output_error_than_rtn(rows, columns, group):
     W, H = weights(rows, columns), hessian(tokens(3 * columns, columns))
-    ours = gptq(W, factorize(H), bits=4, group_size=group, scale_dtype=torch.bfloat16)
-    plain = rtn(W, bits=4, group_size=group, scale_dtype=torch.bfloat16)
+    ours = gptq(W, factorize(H), Grid(4, group, torch.bfloat16))
+    plain = rtn(W, Grid(4, group, torch.bfloat16))
     assert output_error(W, ours, H) < 0.7 * output_error(W, plain, H)
 
 
 def test_with_independent_inputs_gptq_is_rounding_to_the_nearest():
     W = weights(6, 64)
-    result = gptq(W, factorize(torch.eye(64)), bits=4, group_size=32, scale_dtype=torch.float32)
-    assert torch.equal(result.codes, round_to_codes(W, result.scale, 4))
+    result = gptq(W, factorize(torch.eye(64)), Grid(4, 32, torch.float32))
+    assert torch.equal(result.codes, round_to_codes(W, result.scale, Grid(4, 32, torch.float32)))
 
 
 def test_linears_that_share_an_input_may_be_stacked():
     W, factor = weights(9, 64), factorize(hessian(tokens(99, 64)))
-    whole = gptq(W, factor, bits=4, group_size=32, scale_dtype=torch.float32)
+    whole = gptq(W, factor, Grid(4, 32, torch.float32))
     for rows in (slice(0, 4), slice(4, 9)):
-        part = gptq(W[rows], factor, bits=4, group_size=32, scale_dtype=torch.float32)
+        part = gptq(W[rows], factor, Grid(4, 32, torch.float32))
         assert torch.equal(part.codes, whole.codes[rows])
 
 
@@ -175,9 +176,11 @@ def test_dead_columns_are_counted_and_rounded_to_the_nearest():
     X[:, [3, 40]] = 0
     W = weights(5, 64)
     factor = factorize(hessian(X))
-    result = gptq(W, factor, bits=4, group_size=None, scale_dtype=torch.float32)
+    result = gptq(W, factor, Grid(4, None, torch.float32))
     assert factor.dead_columns == 2
-    assert torch.equal(result.codes[:, [3, 40]], round_to_codes(W, result.scale, 4)[:, [3, 40]])
+    assert torch.equal(
+        result.codes[:, [3, 40]], round_to_codes(W, result.scale, Grid(4, None, torch.float32))[:, [3, 40]]
+    )
 
 
 def test_fewer_tokens_than_columns_are_made_good_by_damping():

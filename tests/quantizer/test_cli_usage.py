@@ -18,12 +18,12 @@ REFUSED = {
     "an unknown command": (["fly"], "argument COMMAND: invalid choice: 'fly' (choose from"),
     "an abbreviated option": ([*EVALUATE, "--conf", "0.9"], "unrecognized arguments: --conf 0.9"),
     "an unknown method": (
-        [*QUANTIZE, "--method", "awq", "--scheme", "W4A16"],
-        "argument --method: 'awq' is not one of RTN, GPTQ",
+        [*QUANTIZE, "--method", "nf4", "--scheme", "W4A16"],
+        "argument --method: 'nf4' is not one of RTN, GPTQ, AWQ, SmoothQuant",
     ),
     "an unknown scheme": (
         [*QUANTIZE, "--method", "rtn", "--scheme", "W2"],
-        "argument --scheme: 'W2' is not one of W4A16, W8A8",
+        "argument --scheme: 'W2' is not one of W4A16, W8A16, W8A8, FP8, FP8Static",
     ),
     "a group size that no kernel takes": (
         [*QUANTIZE, "--method", "rtn", "--scheme", "w4a16", "--group-size", "48"],
@@ -35,7 +35,7 @@ REFUSED = {
     ),
     "GPTQ without data": (
         [*QUANTIZE, "--method", "gptq", "--scheme", "W4A16"],
-        "--method GPTQ needs --calibration",
+        "--calibration is needed by --method GPTQ --scheme W4A16 --group-size 128",
     ),
     "two places to write to": (
         [*QUANTIZE, "--method", "rtn", "--scheme", "w8a8", "--store", "s"],

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from saffron_kernels.gptq_block import gptq_block
-from saffron_quantizer.algorithms.rtn import Quantized
-from saffron_quantizer.algorithms.scales import code_range, searched_scales
+from saffron_quantizer.algorithms.quantized import Grid, Quantized
+from saffron_quantizer.algorithms.scales import searched_scales
 
 DAMPINGS = (0.01, 0.03, 0.1, 0.3, 1.0)
 """Shares of the diagonal's mean that are added to it: the first that makes the Hessian positive definite is taken."""
@@ -86,7 +86,7 @@ def _inverse_factor(H: Tensor, order: Tensor) -> Tensor | None:
     return U if bool(torch.isfinite(U).all()) else None
 
 
-def gptq(W: Tensor, factor: Factor, *, bits: int, group_size: int | None, scale_dtype: torch.dtype) -> Quantized:
+def gptq(W: Tensor, factor: Factor, grid: Grid) -> Quantized:
     """Quantize a matrix.
 
     Scales are fixed before any column is touched, by a search for the least squared error; so columns may be taken in
@@ -97,13 +97,10 @@ def gptq(W: Tensor, factor: Factor, *, bits: int, group_size: int | None, scale_
     Args:
         W: [R, d], floating; unchanged.
         factor: of the Hessian of the input that W reads.
-        bits: width of a code.
-        group_size: neighbouring columns that share a scale, or None for all; divides d.
-        scale_dtype: type of the stored scale.
+        grid: what the weights are rounded to.
     """
-    low, high = code_range(bits)
-    scale = searched_scales(W, bits, group_size, scale_dtype)  # [R, G]
-    group_of_column = (factor.order // (group_size or W.shape[1])).to(torch.int32)
+    scale = searched_scales(W, grid)  # [R, G]
+    group_of_column = (factor.order // (grid.group_size or W.shape[1])).to(torch.int32)
     work = W.float()[:, factor.order]
     codes = torch.empty(W.shape, dtype=torch.int8)
     for begin in range(0, W.shape[1], _BLOCK):
@@ -114,8 +111,8 @@ def gptq(W: Tensor, factor: Factor, *, bits: int, group_size: int | None, scale_
             scale.float()[None],
             None,
             group_of_column[None, columns],
-            low,
-            high,
+            grid.low,
+            grid.high,
         )
         codes[:, factor.order[columns]] = block.codes[0]
         work[:, begin + _BLOCK :].addmm_(block.error[0], factor.U[columns, begin + _BLOCK :], alpha=-1)

@@ -13,6 +13,10 @@ from transformers.initialization import no_init_weights
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
 from saffron_quantizer.models.architectures import Architecture, find_architecture
 from saffron_quantizer.models.int8_linear import Int8Linear
+from saffron_quantizer.precision import Activations, Precision
+
+ROUNDING_LINEARS = {Activations.INT8_PER_TOKEN: Int8Linear}
+"""The modules that round their inputs as engines do, and compute from codes."""
 
 
 class WeightSource(Protocol):
@@ -25,6 +29,10 @@ class WeightSource(Protocol):
         """Read one tensor, checked."""
         ...
 
+    def precision(self, weight: str) -> Precision | None:
+        """Tell how a linear is computed; None where it is not quantized."""
+        ...
+
     def require(self, name: str, shape: tuple[int, ...]) -> None:
         """Refuse a folder that lacks a tensor or has it in another shape."""
         ...
@@ -33,13 +41,12 @@ class WeightSource(Protocol):
 class Skeleton:
     """The modules of one model. Parameters are on torch's meta device until loaded; buffers are real."""
 
-    def __init__(self, source: WeightSource, dtype: torch.dtype, *, int8: bool) -> None:
+    def __init__(self, source: WeightSource, dtype: torch.dtype) -> None:
         """Build the modules.
 
         Args:
             source: where config and weights are.
             dtype: what is computed in; parameters are converted to it.
-            int8: whether the blocks' linears are W8A8.
 
         Raises:
             StageError: `ARCHITECTURE_UNSUPPORTED` if no row of our table fits config.json; `MODEL_MALFORMED` if
@@ -59,10 +66,11 @@ class Skeleton:
         self.config = config
         self.model.eval()
         self.blocks: nn.ModuleList = self.model.get_submodule(self.architecture.blocks)
-        if int8:
-            for block in self.blocks:
-                for name in self.architecture.linears:
-                    _replace_by_int8(block, name)
+        for index, block in enumerate(self.blocks):
+            for name in self.architecture.linears:
+                precision = source.precision(f"{self.architecture.block(index)}.{name}.weight")
+                if precision is not None and precision.activations in ROUNDING_LINEARS:
+                    _replace(block, name, ROUNDING_LINEARS[precision.activations])
         # Before any work, so that a folder with a hole never becomes a checkpoint with one.
         for name, parameter in self.model.named_parameters():
             if name != f"{self.architecture.head}.weight" or not config.tie_word_embeddings:
@@ -158,10 +166,10 @@ def block_inputs(skeleton: Skeleton, length: int) -> list[BlockInputs]:
     return [BlockInputs(recorder.keywords) for recorder in recorders]
 
 
-def _replace_by_int8(block: nn.Module, name: str) -> None:
+def _replace(block: nn.Module, name: str, kind: type[Int8Linear]) -> None:
     parent, _, leaf = name.rpartition(".")
     linear = block.get_submodule(name)
     if not isinstance(linear, nn.Linear):
         raise TypeError(f"{name} is no linear layer; the table of architectures is wrong")
-    replacement = Int8Linear(linear.in_features, linear.out_features, bias=linear.bias is not None)
+    replacement = kind(linear.in_features, linear.out_features, bias=linear.bias is not None)
     setattr(block.get_submodule(parent), leaf, replacement)

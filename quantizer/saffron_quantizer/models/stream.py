@@ -73,7 +73,7 @@ class ModelStream:
             StageError: the folder is missing, unsafe, incomplete, malformed or of an unknown architecture.
         """
         source = open_source(folder)
-        return ModelStream(Skeleton(source, dtype or compute_dtype(source.stored_dtype), int8=source.int8_activations))
+        return ModelStream(Skeleton(source, dtype or compute_dtype(source.stored_dtype)))
 
     @property
     def dtype(self) -> torch.dtype:
