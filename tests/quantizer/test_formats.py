@@ -139,9 +139,8 @@ def test_a_written_checkpoint_gives_in_transformers_the_logits_of_our_reader(tin
         # The same codes times the same scales: float32 rounding only.
         assert difference < 1e-5
     elif spec.scheme is not Scheme.W8A8:
-        # All is rounded at the same places, so mostly the two are equal but for float32. That tips one of some ten
-        # thousand numbers over to the next in FP8, a sixteenth away; without any rounding of activations the
-        # difference is above 0.1.
+        # All is rounded at the same places, so the two are equal but for float32. That may tip a number over to the
+        # next in FP8, a sixteenth away, and then what follows from it differs.
         assert difference < 0.05
     else:
         # compressed-tensors divides by 127.5, the engines by 127, so activations round at other places: each is off by
