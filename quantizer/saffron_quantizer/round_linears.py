@@ -87,20 +87,19 @@ def gptq_linears(
         H: [d, d] float32, the Hessian of the input.
         precision: theirs.
         act_order: of the columns; None for that which leaves less error.
-        scale_search: how scales are found; None for the least squared error.
+        scale_search: how scales are found; None for the least error at the output.
 
     Raises:
         UnstableHessianError: the Hessian can't be factorized.
     """
-    asked = scale_search or ScaleSearch.MSE
-    search = _search(asked, H.diagonal())
+    asked = scale_search or ScaleSearch.HESSIAN
     W = torch.cat([weight.float() for weight in weights.values()])
     grid = precision.grid(next(iter(weights.values())).dtype)
     rows = [len(weight) for weight in weights.values()]
     best: Rounding | None = None
     for order in ORDERS[act_order or ActOrder.AUTO]:
         factor = factorize(H, order)
-        rounding = gptq(W, factor, grid, search)
+        rounding = gptq(W, factor, grid, _search(asked, factor.cost))
         if best is None or rounding.loss.sum() < best.loss.sum():
             best, used = rounding, factor
     if best is None:
@@ -113,7 +112,7 @@ def gptq_linears(
                 name,
                 relative_error=_ratio(lost, there),
                 damping=used.damping,
-                dead_columns=used.dead_columns,
+                dead_columns=int(used.dead.sum()),
                 act_order=used.order.value,
                 scale_search=asked.value,
             ),
