@@ -1,9 +1,10 @@
-"""How much error each way of rounding to W4A16 g128 leaves at the output of linears, on text that nothing was fitted to.
+"""How much error each way of rounding to W4A16 g128 leaves at the outputs of linears, on text that it never saw.
 
     python benchmarks/rounding.py
 
-Hessians of a few blocks are gathered on one novel; weights are rounded with them, and the error tr(E H Eᵀ) is taken with
-the Hessians of another. Printed is the geometric mean over the linears' inputs, relative to RTN with min-max scales.
+Hessians of a few blocks are gathered on one novel; weights are rounded with them, and the error tr(E H Eᵀ) is taken
+with the Hessians of another. Printed is the geometric mean over the linears' inputs, relative to RTN with min-max
+scales.
 
 Gemma 3 270M is a dequantized Q4_K_M file, and a method could find that grid again. So there are two controls: the same
 model with seeded noise of up to half a step of that grid in each weight, and a small model trained here on the novels.
@@ -110,7 +111,7 @@ def with_noise(model: Path, folder: Path) -> Path:
     generator = torch.Generator().manual_seed(0)
     tensors = load_file(model / "model.safetensors")
     for name, W in tensors.items():
-        if W.dim() == 2 and ".layers." in name:
+        if name.endswith("_proj.weight"):
             parts = W.float().reshape(len(W), -1, Q4_BLOCK)
             step = (parts.amax(2, keepdim=True) - parts.amin(2, keepdim=True)) / 15
             parts += step * (torch.rand(parts.shape, generator=generator) - 0.5)
@@ -131,15 +132,14 @@ def trained(folder: Path, steps: int) -> Path:
     model = transformers.AutoModelForCausalLM.from_config(config)
     text = torch.tensor(list(novel_file("prideprejudice").read_bytes()))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    for step in range(steps):
+    for _ in range(steps):
         starts = torch.randint(len(text) - 256, (8,))
         rows = torch.stack([text[start : start + 256] for start in starts])
         loss = model(rows, labels=rows).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if step % 100 == 99:
-            print(f"trained {step + 1} steps, loss {loss.item():.2f}", flush=True)
+    print(f"trained {steps} steps, loss {loss.item():.2f}", flush=True)
     model.to(torch.bfloat16).save_pretrained(folder)
     return folder
 
