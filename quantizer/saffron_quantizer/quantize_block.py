@@ -12,7 +12,6 @@ from saffron_quantizer.algorithms.gptq import Factor, UnstableHessianError, fact
 from saffron_quantizer.algorithms.hessian import hessian_finish
 from saffron_quantizer.algorithms.quantized import Quantized
 from saffron_quantizer.algorithms.rtn import rtn
-from saffron_quantizer.checkpoint.reader import CheckpointReader
 from saffron_quantizer.models.calibration import BlockCalibration
 from saffron_quantizer.models.stream import Walk
 from saffron_quantizer.plan import Plan
@@ -50,52 +49,62 @@ class QuantizedBlock:
     notes: BlockNotes
 
 
-def round_block(reader: CheckpointReader, plan: Plan, index: int) -> QuantizedBlock:
-    """Quantize a block by RTN, which reads no data."""
-    tensors = {name: reader.read(name) for name in plan.blocks[index]}
-    weights = {name: tensor for name, tensor in tensors.items() if name in plan.precisions}
-    quantized = {name: rtn(W, plan.precisions[name].grid(W.dtype)) for name, W in weights.items()}
-    return QuantizedBlock(store(plan, tensors, quantized), BlockNotes(len(quantized)))
+def round_block(plan: Plan, tensors: dict[str, Tensor]) -> QuantizedBlock:
+    """Quantize a block by RTN, which reads no data.
+
+    Args:
+        plan: what becomes of each tensor.
+        tensors: the block's, by name. Each is taken out once it is quantized, so that memory holds it no longer.
+    """
+    stored: dict[str, Tensor] = {}
+    names = [name for name in tensors if name in plan.precisions]
+    for name in names:
+        W = tensors.pop(name)
+        stored |= store(plan, {name: rtn(W, plan.precisions[name].grid(W.dtype))})
+    return QuantizedBlock(stored | tensors, BlockNotes(len(names)))
 
 
-def calibrate_block(reader: CheckpointReader, plan: Plan, index: int, walk: Walk) -> QuantizedBlock:
+def calibrate_block(plan: Plan, index: int, walk: Walk, tensors: dict[str, Tensor]) -> QuantizedBlock:
     """Quantize a loaded block by GPTQ, and take the walk past it.
 
     Linears are taken in the order in which they are computed, and each is calibrated on what it reads once those before
     it are quantized. At the end the block holds the dequantized weights.
 
+    Args:
+        plan: what becomes of each tensor.
+        index: of the block.
+        walk: stands before it.
+        tensors: the block's, by name. Each is taken out once it is quantized, so that memory holds it no longer.
+
     Raises:
         StageError: `NUMERICALLY_UNSTABLE` if a Hessian can't be factorized.
     """
     block = walk.stream.blocks[index]
-    tensors = {name: reader.read(name) for name in plan.blocks[index]}
-    quantized: dict[str, Quantized] = {}
-    factors: list[Factor] = []
+    stored: dict[str, Tensor] = {}
+    notes = BlockNotes(modules=0)
     calibration = BlockCalibration(walk, index)
     for group in plan.architecture.input_groups:
-        gram = calibration.gram(group[0])
         names = [plan.weight(index, linear) for linear in group]
-        factors.append(_factorize(gram, walk.tokens, names[0]))
-        found = _gptq(plan, {name: tensors[name] for name in names}, factors[-1])
+        factor = _factorize(calibration.gram(group[0]), walk.tokens, names[0])
+        found = _gptq(plan, {name: tensors.pop(name) for name in names}, factor)
         put_weights(block, plan, index, {name: each.dequantize() for name, each in found.items()})
-        quantized |= found
+        stored |= store(plan, found)
+        notes = BlockNotes(
+            modules=notes.modules + len(found),
+            max_damping=max(notes.max_damping, factor.damping),
+            dead_columns=notes.dead_columns + factor.dead_columns,
+        )
+        # The next Hessian is a large matrix, and so is this factor.
+        del factor, found
     calibration.advance()
-    notes = BlockNotes(
-        modules=len(quantized),
-        max_damping=max(factor.damping for factor in factors),
-        dead_columns=sum(factor.dead_columns for factor in factors),
-    )
-    return QuantizedBlock(store(plan, tensors, quantized), notes)
+    return QuantizedBlock(stored | tensors, notes)
 
 
-def store(plan: Plan, tensors: Mapping[str, Tensor], quantized: Mapping[str, Quantized]) -> dict[str, Tensor]:
-    """A block's tensors as they are written: the layout's for each quantized weight, the rest as they are."""
+def store(plan: Plan, quantized: Mapping[str, Quantized]) -> dict[str, Tensor]:
+    """Quantized weights as the layout writes them."""
     stored: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        if name in quantized:
-            stored |= plan.layout.stored(name, quantized[name], plan.precisions[name])
-        else:
-            stored[name] = tensor
+    for name, each in quantized.items():
+        stored |= plan.layout.stored(name, each, plan.precisions[name])
     return stored
 
 

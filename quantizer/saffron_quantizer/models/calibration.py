@@ -1,13 +1,15 @@
 """One block, run over all sequences again and again while its linears are quantized one after the other.
 
 Each linear is calibrated on what it reads once those before it are quantized, so the block runs anew up to each one.
-What a sublayer's last linear reads does not change any more when that one is quantized, so it is kept, if there is
-room, and the rest of the sublayer need not be computed again: attention above all.
+What a sublayer's last linear reads does not change any more when that one is quantized, so it is kept, and the rest of
+the sublayer need not be computed again: attention above all.
+
+Where several processes share the sequences, each runs its own, and the sums are added up over all of them.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +18,8 @@ from saffron_quantizer.algorithms.hessian import add_to_gram, empty_gram
 from saffron_quantizer.models.architectures import Sublayer
 from saffron_quantizer.models.stream import Walk
 
-KEEP_BYTES = 1 << 30
-"""Room for what one sublayer's last linear reads, in all sequences. It changes the time and no bit of the result."""
+if TYPE_CHECKING:
+    from saffron_quantizer.models.activations import Shelf
 
 
 class _EnoughError(Exception):
@@ -33,7 +35,7 @@ class BlockCalibration:
         self._index = index
         self._block = walk.stream.blocks[index]
         self._sublayers = walk.stream.architecture.sublayers
-        self._kept: dict[str, list[Tensor]] = {}
+        self._kept: dict[str, Shelf] = {}
         self._batch = 0
 
     @torch.no_grad()
@@ -44,19 +46,19 @@ class BlockCalibration:
             linear: its name inside the block.
 
         Returns:
-            The raw sum, lower triangle of [d, d] float32.
+            The raw sum over the tokens of all ranks, lower triangle of [d, d] float32.
         """
         module = self._block.get_submodule(linear)
         gram = empty_gram(module.get_parameter("weight").shape[1])
-        kept: list[Tensor] = []
-        keep = self._has_room(linear)
+        is_last = any(sublayer.last == linear for sublayer in self._sublayers)
+        kept = self._walk.memory.shelf(len(self._walk.batches) if is_last else 0)
 
         def listen(_: nn.Module, args: tuple[Tensor, ...]) -> None:
             real = self._walk.batches[self._batch].real
             x = args[0]  # [rows, padded length, d]
             add_to_gram(x.flatten(0, 1) if bool(real.all()) else x[real], gram)
-            if keep:
-                kept.append(x)
+            if is_last:
+                kept[self._batch] = x
             raise _EnoughError
 
         handle = module.register_forward_pre_hook(listen)
@@ -68,9 +70,9 @@ class BlockCalibration:
                     continue
         finally:
             handle.remove()
-        if kept:
+        if is_last:
             self._kept[linear] = kept
-        return gram
+        return self._walk.ranks.sum(gram)
 
     @torch.no_grad()
     def advance(self) -> None:
@@ -82,14 +84,6 @@ class BlockCalibration:
         self._batch = number
         with _shortened(self._block, {s: self._kept[s.last][number] for s in self._sublayers if s.last in self._kept}):
             return self._walk.run(self._index, number)
-
-    def _has_room(self, linear: str) -> bool:
-        """Whether a linear is a sublayer's last, and what it reads may be kept."""
-        if all(sublayer.last != linear for sublayer in self._sublayers):
-            return False
-        padded = sum(batch.tokens.numel() for batch in self._walk.batches)
-        width = self._block.get_submodule(linear).get_parameter("weight").shape[1]
-        return padded * width * self._walk.states[0].dtype.itemsize <= KEEP_BYTES
 
 
 @contextmanager
