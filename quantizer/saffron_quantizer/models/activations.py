@@ -20,7 +20,11 @@ _PREFIX, _SUFFIX = ".activations-", ".partial"
 
 
 class ActivationMemory:
-    """What all shelves of one walk may hold in memory together. It changes the time, and no bit of a result."""
+    """What all shelves of one walk may hold in memory together. It changes the time, and no bit of a result.
+
+    Attributes:
+        used: bytes of the budget that are taken.
+    """
 
     def __init__(self, budget: int | None = None, folder: Path | None = None) -> None:
         """Begin with nothing kept.
@@ -36,7 +40,7 @@ class ActivationMemory:
             raise ValueError("activations beyond a budget need a folder")
         self._budget = budget
         self._folder = folder
-        self._used = 0
+        self.used = 0
 
     def shelf(self, slots: int) -> "Shelf":
         """Room for so many tensors, empty at first."""
@@ -44,14 +48,14 @@ class ActivationMemory:
 
     def take(self, count: int) -> bool:
         """Take bytes of the budget, if it has so many left."""
-        if self._budget is not None and self._used + count > self._budget:
+        if self._budget is not None and self.used + count > self._budget:
             return False
-        self._used += count
+        self.used += count
         return True
 
     def give_back(self, count: int) -> None:
         """Give back bytes that were taken."""
-        self._used -= count
+        self.used -= count
 
     def new_file(self) -> "_File":
         """A file for what the budget has no room for."""
