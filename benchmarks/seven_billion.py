@@ -106,7 +106,10 @@ def run_one(method: str, model: Path, out: Path, activation_memory: int) -> None
     def note(step: Progress) -> None:
         moments.append(time.monotonic())
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-        print(f"  {method}: block {step.done} of {step.total}, {moments[-1] - moments[-2]:.1f} s, peak {peak:.2f} GB", flush=True)
+        print(
+            f"  {method}: block {step.done} of {step.total}, {moments[-1] - moments[-2]:.1f} s, peak {peak:.2f} GB",
+            flush=True,
+        )
 
     profile = cProfile.Profile()
     result = profile.runcall(

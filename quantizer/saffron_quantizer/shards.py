@@ -83,7 +83,7 @@ def _replay(index: int, walk: Walk | None, blocks: Iterator[dict[str, Tensor]]) 
 def _block(plan: Plan, index: int, walk: Walk | None, tensors: dict[str, Tensor]) -> QuantizedBlock:
     """Quantize a block, and take the walk past it."""
     if walk is None:
-        return round_block(plan, tensors)
+        return round_block(plan, index, tensors)
     with walk.stream.loaded(index, tensors):
         block = calibrate_block(plan, index, walk, tensors)
     walk.ranks.require_same(plan.architecture.block(index), partial(_digest, block))
@@ -106,7 +106,7 @@ def _save(shard: Path, block: QuantizedBlock) -> None:
 
 def _notes(shard: Path) -> BlockNotes:
     """The notes of a finished block."""
-    return BlockNotes(**json.loads(_notes_file(shard).read_bytes()))
+    return BlockNotes.from_json(json.loads(_notes_file(shard).read_bytes()))
 
 
 def _notes_file(shard: Path) -> Path:

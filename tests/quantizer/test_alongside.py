@@ -76,23 +76,30 @@ def test_a_second_piece_of_work_waits_for_the_first():
     assert gate.begun == [1, 2]
 
 
-@pytest.mark.parametrize("more", [0, 1], ids=["at the end", "when the next is given"])
-def test_an_error_behind_is_raised(more):
-    def fail():
-        raise OSError("the disk is full")
+def fail():
+    raise OSError("the disk is full")
 
+
+def give_all(*works, then=None):
+    with behind() as give:
+        for work in works:
+            give(work)
+        if then is not None:
+            raise then
+
+
+def test_an_error_behind_is_raised_at_the_end():
+    with pytest.raises(OSError, match="the disk is full"):
+        give_all(fail)
+
+
+def test_after_an_error_behind_nothing_more_is_done():
     done = []
-    with pytest.raises(OSError, match="the disk is full"), behind() as give:
-        give(fail)
-        for number in range(more):
-            give(lambda number=number: done.append(number))
+    with pytest.raises(OSError, match="the disk is full"):
+        give_all(fail, lambda: done.append(1))
     assert done == []
 
 
 def test_the_callers_own_error_wins_over_one_behind():
-    def fail():
-        raise OSError("the disk is full")
-
-    with pytest.raises(ValueError, match="no Cholesky factor"), behind() as give:
-        give(fail)
-        raise ValueError("no Cholesky factor")
+    with pytest.raises(ValueError, match="no Cholesky factor"):
+        give_all(fail, then=ValueError("no Cholesky factor"))

@@ -75,6 +75,9 @@ class Shelf:
     def __len__(self) -> int:
         return len(self._slots)
 
+    def __contains__(self, number: int) -> bool:
+        return self._slots[number] is not None
+
     def __iter__(self) -> Iterator[Tensor]:
         return (self[number] for number in range(len(self)))
 
@@ -99,6 +102,12 @@ class Shelf:
             self._slots[number] = tensor
         else:
             self._slots[number] = self._filed().write(tensor, before if isinstance(before, _Place) else None)
+
+    def clear(self, number: int) -> None:
+        """Empty a place."""
+        kept, self._slots[number] = self._slots[number], None
+        if isinstance(kept, Tensor):
+            self._memory.give_back(kept.nbytes)
 
     def __del__(self) -> None:
         self._memory.give_back(sum(kept.nbytes for kept in self._slots if isinstance(kept, Tensor)))
