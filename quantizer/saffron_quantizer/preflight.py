@@ -106,16 +106,34 @@ def activation_budget(need: Needs, asked: int | None) -> int:
     return (free - need.memory) // 2 if asked is None else asked
 
 
-def require_room(target: Path, need: Needs, budget: int) -> None:
-    """Refuse what the volume can't hold: the checkpoint, and activations beyond the budget.
+def require_room(target: Path, spill: Path, need: Needs, budget: int) -> None:
+    """Refuse what a volume can't hold: the checkpoint, or activations beyond the budget.
+
+    Args:
+        target: folder of the checkpoint.
+        spill: folder of the activations, on the same volume or another.
+        need: what the run needs.
+        budget: bytes of activations that are kept in memory.
 
     Raises:
         StageError: `STORAGE_FULL` with the bytes that are free and needed.
     """
+    checkpoint = need.checkpoint + _SPARE_BYTES - folder_bytes(target)
     spilled = max(need.activations - budget, 0)
-    room = need.checkpoint + spilled + _SPARE_BYTES - folder_bytes(target)
-    volume = next(place for place in (target.absolute(), *target.absolute().parents) if place.exists())
-    have = shutil.disk_usage(volume).free
-    if have < room:
-        subject = subject_of(target.parent)
-        raise StageError(Failure(reason=FailureReason.STORAGE_FULL, subject=subject, have=have, need=room))
+    if _volume(target).stat().st_dev == _volume(spill).stat().st_dev:
+        _require(target, checkpoint + spilled)
+    else:
+        _require(target, checkpoint)
+        _require(spill, spilled)
+
+
+def _require(folder: Path, need: int) -> None:
+    have = shutil.disk_usage(_volume(folder)).free
+    if have < need:
+        subject = subject_of(folder.parent)
+        raise StageError(Failure(reason=FailureReason.STORAGE_FULL, subject=subject, have=have, need=need))
+
+
+def _volume(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())

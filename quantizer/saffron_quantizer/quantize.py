@@ -105,10 +105,12 @@ def quantize(
     if result is None:
         need = needs(reader, plan, ranks.share(calibration), stream.dtype)
         budget = activation_budget(need, activation_memory)
+        # Activations are made of what people wrote, so they go where that is, if there is such a place.
+        spill = target if work is None else work
         if ranks.is_first:
-            require_room(target, need, budget)
+            require_room(target, spill, need, budget)
             open_partial(target, fingerprint, work=work)
-        memory = ActivationMemory(budget, target)
+        memory = ActivationMemory(budget, spill)
         notes = write_shards(target, reader, plan, stream, calibration, memory=memory, ranks=ranks, progress=progress)
 
         def finish() -> QuantizeResult:

@@ -8,7 +8,7 @@ from saffron_api.failures import FailureReason, StageError
 from saffron_quantizer.checkpoint.reader import CheckpointReader
 from saffron_quantizer.memory import free_bytes
 from saffron_quantizer.plan import make_plan
-from saffron_quantizer.preflight import Needs, activation_budget, needs
+from saffron_quantizer.preflight import Needs, activation_budget, needs, require_room
 from saffron_quantizer.progress import ignore
 from saffron_quantizer.quantize import quantize
 
@@ -139,3 +139,14 @@ def test_too_little_memory_is_refused_before_any_work(tiny_model, tmp_path, monk
         )
     assert caught.value.failure.reason is FailureReason.MEMORY_TOO_SMALL
     assert not (tmp_path / "out").exists()
+
+
+def test_room_is_asked_of_each_volume_for_what_goes_there(tmp_path, monkeypatch):
+    """Both folders are on one volume here, so it must hold the checkpoint and what the budget leaves over."""
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1_048_576 + 939}))
+    need = Needs(outside=0, blocks=0, forward=0, rounding=0, activations=1000, checkpoint=500)
+    require_room(tmp_path / "out", tmp_path / "work", need, budget=600)
+    with pytest.raises(StageError) as caught:
+        require_room(tmp_path / "out", tmp_path / "work", need, budget=560)
+    failure = caught.value.failure
+    assert (failure.reason, failure.have, failure.need) == (FailureReason.STORAGE_FULL, 1_049_515, 1_049_516)
