@@ -88,17 +88,16 @@ def gptq_linears(
         H: [d, d] float32, the Hessian of the input.
         precision: theirs.
         act_order: of the columns; None for that which leaves less error.
-        scale_search: how scales are found; None for the least squared error.
+        scale_search: how scales are found; None for the least error at the output.
 
     Raises:
         UnstableHessianError: the Hessian can't be factorized.
     """
-    asked = scale_search or ScaleSearch.MSE
-    search = _search(asked, H.diagonal())
+    asked = scale_search or ScaleSearch.HESSIAN
     W = torch.cat([weight.float() for weight in weights.values()])
     grid = precision.grid(next(iter(weights.values())).dtype)
     rows = [len(weight) for weight in weights.values()]
-    tried = [_gptq(W, H, order, grid, search) for order in ORDERS[act_order or ActOrder.AUTO]]
+    tried = [_gptq(W, H, order, grid, asked) for order in ORDERS[act_order or ActOrder.AUTO]]
     best, used = min(tried, key=lambda one: float(one[0].loss.sum()))
     energy = ((W @ H) * W).sum(dim=1)
     return [
@@ -117,11 +116,11 @@ def gptq_linears(
     ]
 
 
-def _gptq(W: Tensor, H: Tensor, order: Order, grid: Grid, search: Search) -> tuple[Rounding, dict[str, Any]]:
+def _gptq(W: Tensor, H: Tensor, order: Order, grid: Grid, asked: ScaleSearch) -> tuple[Rounding, dict[str, Any]]:
     """Round in one order. Of the factor, which is as large as H, only the notes outlast this."""
     factor = factorize(H, order)
-    told = {"damping": factor.damping, "dead_columns": factor.dead_columns, "act_order": factor.order.value}
-    return gptq(W, factor, grid, search), told
+    told = {"damping": factor.damping, "dead_columns": int(factor.dead.sum()), "act_order": factor.order.value}
+    return gptq(W, factor, grid, _search(asked, factor.cost)), told
 
 
 def _search(asked: ScaleSearch, importance: Tensor | None) -> Search:

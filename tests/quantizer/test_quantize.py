@@ -25,6 +25,10 @@ SPECS = {
     "RTN to W8A8": CandidateSpec(method="RTN", scheme="W8A8"),
     "GPTQ to W4A16": GPTQ,
     "GPTQ to W8A8": CandidateSpec(method="GPTQ", scheme="W8A8"),
+    "RTN by activity": CandidateSpec(method="RTN", scheme="W4A16", group_size=32, scale_search="Hessian"),
+    "GPTQ in order": CandidateSpec(
+        method="GPTQ", scheme="W4A16", group_size=32, act_order="None", scale_search="MinMax"
+    ),
 }
 
 
@@ -75,6 +79,32 @@ def test_a_checkpoint_has_its_files_digest_and_figures(tiny_model, tmp_path):
     assert sorted(read_manifest(out)["files"]) == sorted(set(content(out)))
     assert (result.modules, result.max_damping, result.dead_columns) == (14, 0.01, 0)
     assert told == [Progress("quantizing blocks", done, 2) for done in (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("RTN to W4A16", (False, None, None, None, "MSE")),
+        ("RTN by activity", (False, None, None, None, "Hessian")),
+        ("GPTQ to W4A16", (True, 0.01, 0, {"Static", "None"}, "Hessian")),
+        ("GPTQ in order", (True, 0.01, 0, {"None"}, "MinMax")),
+    ],
+)
+def test_the_manifest_tells_what_was_learnt_of_each_linear(tiny_model, tmp_path, name, told):
+    run(tiny_model("Llama", dtype=torch.bfloat16), SPECS[name], out=tmp_path / "out")
+    for layer in read_manifest(tmp_path / "out")["layers"]:
+        linears = {linear.pop("name"): linear for linear in layer["linears"]}
+        assert sorted(linears) == [
+            *(f"mlp.{part}_proj" for part in ("down", "gate", "up")),
+            *(f"self_attn.{part}_proj" for part in ("k", "o", "q", "v")),
+        ]
+        measured, damping, dead, orders, search = told
+        for linear in linears.values():
+            error, order = linear.pop("relative_error"), linear.pop("act_order")
+            assert linear == {"damping": damping, "dead_columns": dead, "scale_search": search}
+            assert (order in orders) if orders else order is None
+            # Random weights of 4 bits: an error of some hundredths at most, and never none.
+            assert (0 < error < 0.05) if measured else error is None
 
 
 def test_a_store_names_the_checkpoint_by_its_digest_and_keeps_no_partial_work(tiny_model, tmp_path):

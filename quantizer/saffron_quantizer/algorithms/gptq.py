@@ -48,7 +48,7 @@ class Factor:
         turns: [d] int64: the column that is quantized first, second and so on.
         added: [d] float32: what was added to the diagonal, columns as they are.
         damping: the share of the mean diagonal in it.
-        dead_columns: columns that were 0 in every token. Nothing is known of them, so they are rounded to nearest.
+        dead: [d] bool: columns that were 0 in every token. Nothing is known of them, so they are rounded to nearest.
     """
 
     U: Tensor
@@ -56,7 +56,18 @@ class Factor:
     turns: Tensor
     added: Tensor
     damping: float
-    dead_columns: int
+    dead: Tensor
+
+    @property
+    def cost(self) -> Tensor:
+        """What a squared error of each column costs at the output, [d] float32, columns as they are.
+
+        That is 1 / [H⁻¹]_qq of the columns that are left in q's turn (equation 2): less than the Hessian's diagonal, as
+        those to come make good what they can.
+        """
+        cost = torch.empty(len(self.turns))
+        cost[self.turns] = self.U.diagonal().square().reciprocal()
+        return torch.where(self.dead, 0.0, cost)
 
 
 @dataclass(frozen=True)
@@ -92,7 +103,7 @@ def factorize(H: Tensor, order: Order = Order.STATIC) -> Factor:
         added = torch.where(dead, 1.0 - diagonal, 0.0) + damping * diagonal.mean()
         U = _inverse_factor(H, added, turns)
         if U is not None:
-            return Factor(U, order, turns, added, damping, int(dead.sum()))
+            return Factor(U, order, turns, added, damping, dead)
     raise UnstableHessianError(f"no Cholesky factor even with a damping of {DAMPINGS[-1]} of the mean diagonal")
 
 
