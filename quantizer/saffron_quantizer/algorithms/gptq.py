@@ -111,8 +111,8 @@ def _inverse_factor(H: Tensor, added: Tensor, turns: Tensor) -> Tensor | None:
     """The upper U with Uᵀ U = (H + diag(added))⁻¹ for reordered columns, or None if that is not positive definite.
 
     With J the reversal of all columns, J H J = L Lᵀ gives H = R Rᵀ with R = J L J upper triangular, so U = R⁻¹. That is
-    one factorization and one triangular inverse instead of two factorizations and a full inverse. Besides H, at most two
-    matrices of its size are there at once: that of a wide layer has half a gigabyte.
+    one factorization and one triangular inverse instead of two factorizations and a full inverse. Besides H, at most
+    two matrices of its size are there at once: that of a wide layer has half a gigabyte.
     """
     backwards = turns.flip(0)
     damped = H[backwards[:, None], backwards]

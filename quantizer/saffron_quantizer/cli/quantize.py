@@ -77,8 +77,8 @@ def add_to(commands: "Commands") -> None:
         type=quantity_of_bytes,
         metavar="BYTES",
         help="activations beyond so many bytes, as 2Gi, are kept in a file in --work, or else in the checkpoint's "
-        "folder, instead of in memory; it changes the time and no bit of the checkpoint (default: half of the memory that is free and that "
-        "the weights do not need)",
+        "folder, instead of in memory; it changes the time and no bit of the checkpoint (default: half of the memory "
+        "that is free and that the weights do not need)",
     )
     add_output(parser)
 
