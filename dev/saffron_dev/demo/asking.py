@@ -13,8 +13,7 @@ from saffron_dev.demo.serving import PORT, TARGET
 
 ASKER = "asker"
 _PAUSE_SECONDS = "1"
-"""An answer takes half a second of both cores of a small machine. With a shorter pause the client alone takes most of
-them from the Jobs; a pod that is replaced takes many times as long, so no failure slips through between two requests."""
+"""Each answer takes all cores of a small machine. With a short pause the client takes most of them from the Jobs."""
 _SCRIPT = "/client/client.py"
 
 

@@ -2,7 +2,7 @@
 
 A matrix product in bfloat16 rounds each logit to 8 bits, which alone changes the top token of one in forty positions.
 Here both factors are widened to float32 first. Where they are bfloat16 numbers, and the processor multiplies these
-fast, the product still runs on its bfloat16 units: products of two such numbers are exact in float32, and so is what
+fast, the product may still run on its bfloat16 units: products of two such numbers are exact in float32, and so is what
 is added up. Memory holds one piece of the logits, never those of the whole vocabulary.
 """
 
@@ -43,8 +43,8 @@ def weighted_rows(weights: Tensor, weight: Tensor) -> Tensor:
     In float32 throughout: the weights are no bfloat16 numbers.
     """
     if torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        # The product of oneDNN, which is twice as fast as MKL's on an AMD processor. Elsewhere torch takes it for
-        # float32 only together with leave to round to bfloat16.
+        # oneDNN's product, which is faster than MKL's on an AMD processor. By `@` torch takes it for float32 only
+        # together with leave to round to bfloat16, of which AMX makes use.
         product: Tensor = torch.ops.mkldnn._linear_pointwise(weights, weight.T.contiguous(), None, "none", [], "")  # noqa: SLF001
         return product
     return weights @ weight

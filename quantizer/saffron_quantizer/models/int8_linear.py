@@ -22,18 +22,17 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] in any floating type -> [..., out] in that type."""
-        y = torch.empty(*x.shape[:-1], self.weight.shape[0], dtype=x.dtype, device=x.device)
-        rows = y.view(-1, self.weight.shape[0])
-        for part, own in zip(
-            x.reshape(-1, x.shape[-1]).split(_TOKENS_AT_ONCE), rows.split(_TOKENS_AT_ONCE), strict=True
-        ):
-            codes, scale = quantize_per_token(part)
+        tokens = x.reshape(-1, x.shape[-1])
+        y = torch.empty(len(tokens), self.weight.shape[0], dtype=x.dtype, device=x.device)
+        for first in range(0, len(tokens), _TOKENS_AT_ONCE):
+            part = slice(first, first + _TOKENS_AT_ONCE)
+            codes, scale = quantize_per_token(tokens[part])
             product = int8_matmul(codes, self.weight)  # [tokens, out]
             product.mul_(scale).mul_(self.weight_scale.T)
             if self.bias is not None:
                 product.add_(self.bias.float())
-            own.copy_(product)
-        return y
+            y[part] = product
+        return y.reshape(*x.shape[:-1], -1)
 
 
 def quantize_per_token(x: Tensor) -> tuple[Tensor, Tensor]:
