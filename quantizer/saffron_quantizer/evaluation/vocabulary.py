@@ -6,14 +6,10 @@ fast, the product may still run on its bfloat16 units: products of two such numb
 is added up. Memory holds one piece of the logits, never those of the whole vocabulary.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from saffron_quantizer.models.compute import has_fast_bfloat16
+from saffron_quantizer.models.compute import products_in_bfloat16
 from saffron_quantizer.models.stream import ModelStream
 
 TOKENS_PER_CHUNK = 2048
@@ -28,7 +24,7 @@ def head_piece(stream: ModelStream, start: int) -> Tensor:
 
 def logit_piece(stream: ModelStream, states: Tensor, weight: Tensor) -> Tensor:
     """Logits of a piece of the vocabulary, whose rows of the head are `weight`, [N, hidden] -> [N, piece] float32."""
-    with _products_in_bfloat16(stream.dtype == torch.bfloat16 and has_fast_bfloat16()):
+    with products_in_bfloat16(stream.dtype):
         return stream.cap(widened(stream, states) @ weight.T)
 
 
@@ -103,14 +99,3 @@ def target_logits(found: Tensor, logits: Tensor, targets: Tensor, start: int) ->
     inside = (column >= 0) & (column < logits.shape[1])
     own = logits.gather(1, column.clamp(0, logits.shape[1] - 1)[:, None])[:, 0]
     return torch.where(inside, own, found)
-
-
-@contextmanager
-def _products_in_bfloat16(wanted: bool) -> Iterator[None]:  # noqa: FBT001 a switch
-    settings: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined] # it is made at run time
-    before = settings.fp32_precision
-    settings.fp32_precision = "bf16" if wanted else before
-    try:
-        yield
-    finally:
-        settings.fp32_precision = before
