@@ -1,6 +1,6 @@
 """What quantizing a model does, known from shapes alone: which tensors change, how they are stored, how many bytes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from saffron_quantizer.checkpoint.formats.format import Format
 from saffron_quantizer.checkpoint.formats.registry import FORMATS, quantization_of
 from saffron_quantizer.checkpoint.reader import CheckpointReader
 from saffron_quantizer.checkpoint.tensor_file import malformed
-from saffron_quantizer.models.architectures import Architecture
+from saffron_quantizer.models.architectures import Architecture, InputGroup
 from saffron_quantizer.models.skeleton import architecture_of
 from saffron_quantizer.precision import Precision, precision_of
 
@@ -26,8 +26,10 @@ class Plan:
         spec: how its linears are quantized.
         layout: how they are stored.
         blocks: for each block the names of its tensors.
+        groups: for each block its input groups, by the linears' names inside it.
         outside: names of the tensors outside the blocks, which are copied.
         precisions: of each weight that is quantized, by its name.
+        unquantized: modules that an engine might take for linears to be quantized: the head, routers and the like.
         bytes: of all tensors as they will be stored.
     """
 
@@ -35,8 +37,10 @@ class Plan:
     spec: CandidateSpec
     layout: Format
     blocks: tuple[tuple[str, ...], ...]
+    groups: tuple[tuple[InputGroup, ...], ...]
     outside: tuple[str, ...]
     precisions: Mapping[str, Precision]
+    unquantized: tuple[str, ...]
     bytes: int
 
     def weight(self, index: int, linear: str) -> str:
@@ -59,8 +63,14 @@ def make_plan(reader: CheckpointReader, spec: CandidateSpec) -> Plan:
     if not isinstance(count, int) or count < 1:
         raise malformed("config.json(num_hidden_layers)")
     prefixes = [architecture.block(index) for index in range(count)]
-    linears = [f"{prefix}.{linear}.weight" for prefix in prefixes for linear in architecture.linears]
     blocks = tuple(tuple(sorted(n for n in reader.entries if n.startswith(f"{prefix}."))) for prefix in prefixes)
+    groups = tuple(_groups(architecture, f"{prefix}.", names) for prefix, names in zip(prefixes, blocks, strict=True))
+    linears = [
+        f"{prefix}.{linear}.weight"
+        for prefix, found in zip(prefixes, groups, strict=True)
+        for group in found
+        for linear in group
+    ]
     inside = {name for names in blocks for name in names}
     outside = tuple(
         sorted(n for n in reader.entries if n not in inside and not _is_spare_head(n, reader, architecture))
@@ -70,7 +80,28 @@ def make_plan(reader: CheckpointReader, spec: CandidateSpec) -> Plan:
     precisions = dict.fromkeys(linears, precision_of(spec))
     for name, precision in precisions.items():
         sizes[name] = _quantized_bytes(reader, name, layout, precision)
-    return Plan(architecture, spec, layout, blocks, outside, precisions, sum(sizes.values()))
+    return Plan(
+        architecture=architecture,
+        spec=spec,
+        layout=layout,
+        blocks=blocks,
+        groups=groups,
+        outside=outside,
+        precisions=precisions,
+        unquantized=_unquantized(reader, architecture, prefixes),
+        bytes=sum(sizes.values()),
+    )
+
+
+def _groups(architecture: Architecture, prefix: str, names: Iterable[str]) -> tuple[InputGroup, ...]:
+    """The input groups of a block that has tensors of these names."""
+    return architecture.groups(name.removeprefix(prefix).removesuffix(".weight") for name in names)
+
+
+def _unquantized(reader: CheckpointReader, architecture: Architecture, prefixes: Iterable[str]) -> tuple[str, ...]:
+    routers = architecture.mixture.routers if architecture.mixture else ()
+    inside = [f"{prefix}.{router}" for prefix in prefixes for router in routers]
+    return (architecture.head, *architecture.unquantized, *(n for n in inside if f"{n}.weight" in reader.entries))
 
 
 def _quantized_bytes(reader: CheckpointReader, name: str, layout: Format, precision: Precision) -> int:

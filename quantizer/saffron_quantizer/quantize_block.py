@@ -14,6 +14,7 @@ from saffron_quantizer.algorithms.quantized import Quantized
 from saffron_quantizer.algorithms.rtn import rtn
 from saffron_quantizer.checkpoint.reader import CheckpointReader
 from saffron_quantizer.models.calibration import BlockCalibration
+from saffron_quantizer.models.gram import Gram
 from saffron_quantizer.models.stream import Walk
 from saffron_quantizer.plan import Plan
 
@@ -26,11 +27,13 @@ class BlockNotes:
         modules: linears quantized.
         max_damping: the largest damping that a Hessian needed, as a share of its mean diagonal.
         dead_columns: inputs that were 0 in every token, counted once for linears that share them.
+        all_token_experts: experts that saw so few tokens that they were calibrated on all tokens of their mixture.
     """
 
     modules: int
     max_damping: float = 0.0
     dead_columns: int = 0
+    all_token_experts: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
@@ -70,20 +73,27 @@ def calibrate_block(reader: CheckpointReader, plan: Plan, index: int, walk: Walk
     block = walk.stream.blocks[index]
     tensors = {name: reader.read(name) for name in plan.blocks[index]}
     quantized: dict[str, Quantized] = {}
-    factors: list[Factor] = []
+    dampings: list[float] = []
+    dead_columns = 0
+    all_token_experts: set[str] = set()
     calibration = BlockCalibration(walk, index)
-    for group in plan.architecture.input_groups:
+    for group in plan.groups[index]:
         gram = calibration.gram(group[0])
         names = [plan.weight(index, linear) for linear in group]
-        factors.append(_factorize(gram, walk.tokens, names[0]))
-        found = _gptq(plan, {name: tensors[name] for name in names}, factors[-1])
+        factor = _factorize(gram, names[0])
+        found = _gptq(plan, {name: tensors[name] for name in names}, factor)
         put_weights(block, plan, index, {name: each.dequantize() for name, each in found.items()})
         quantized |= found
+        dampings.append(factor.damping)
+        dead_columns += factor.dead_columns
+        if gram.of_all_tokens:
+            all_token_experts.add(group[0].rpartition(".")[0])
     calibration.advance()
     notes = BlockNotes(
         modules=len(quantized),
-        max_damping=max(factor.damping for factor in factors),
-        dead_columns=sum(factor.dead_columns for factor in factors),
+        max_damping=max(dampings),
+        dead_columns=dead_columns,
+        all_token_experts=len(all_token_experts),
     )
     return QuantizedBlock(store(plan, tensors, quantized), notes)
 
@@ -121,9 +131,9 @@ def put_weights(block: nn.Module, plan: Plan, index: int, tensors: Mapping[str, 
     block.requires_grad_(requires_grad=False)
 
 
-def _factorize(gram: Tensor, tokens: int, name: str) -> Factor:
+def _factorize(gram: Gram, name: str) -> Factor:
     try:
-        return factorize(hessian_finish(gram, tokens))
+        return factorize(hessian_finish(gram.sum, gram.tokens))
     except UnstableHessianError as error:
         raise StageError(Failure(reason=FailureReason.NUMERICALLY_UNSTABLE, subject=subject_of(name))) from error
 

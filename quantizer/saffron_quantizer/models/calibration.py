@@ -13,15 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from saffron_quantizer.algorithms.hessian import add_to_gram, empty_gram
-from saffron_quantizer.models.architectures import Sublayer
+from saffron_quantizer.models.architectures import Mixture, Sublayer
+from saffron_quantizer.models.expert_calibration import ExpertCalibration
+from saffron_quantizer.models.gram import Gram
+from saffron_quantizer.models.listening import first_call
 from saffron_quantizer.models.stream import Walk
 
 KEEP_BYTES = 1 << 30
-"""Room for what one sublayer's last linear reads, in all sequences. It changes the time and no bit of the result."""
-
-
-class _EnoughError(Exception):
-    """The linear that is listened to has been reached; the rest of the block need not run."""
+"""Room for what one sublayer's last linear or a mixture reads, in all sequences. It changes the time and no bit of the result."""
 
 
 class BlockCalibration:
@@ -34,43 +33,32 @@ class BlockCalibration:
         self._block = walk.stream.blocks[index]
         self._sublayers = walk.stream.architecture.sublayers
         self._kept: dict[str, list[Tensor]] = {}
-        self._batch = 0
+        self._mixture = walk.stream.architecture.mixture
+        self._experts: ExpertCalibration | None = None
 
     @torch.no_grad()
-    def gram(self, linear: str) -> Tensor:
+    def gram(self, linear: str) -> Gram:
         """Run the block up to a linear and sum xᵀx of the tokens that it reads, padding left out.
 
         Args:
             linear: its name inside the block.
-
-        Returns:
-            The raw sum, lower triangle of [d, d] float32.
         """
+        if self._mixture is not None and self._mixture.expert_of(linear) is not None:
+            return self._expert_gram(self._mixture, linear)
         module = self._block.get_submodule(linear)
         gram = empty_gram(module.get_parameter("weight").shape[1])
         kept: list[Tensor] = []
         keep = self._has_room(linear)
 
-        def listen(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-            real = self._walk.batches[self._batch].real
-            x = args[0]  # [rows, padded length, d]
-            add_to_gram(x.flatten(0, 1) if bool(real.all()) else x[real], gram)
+        for number, batch in enumerate(self._walk.batches):
+            (x,) = first_call(module, lambda number=number: self._run(number))  # type: ignore[misc]
+            flat = x.reshape(-1, x.shape[-1])  # [rows · padded length, d]
+            add_to_gram(flat if bool(batch.real.all()) else flat[batch.real.flatten()], gram)
             if keep:
                 kept.append(x)
-            raise _EnoughError
-
-        handle = module.register_forward_pre_hook(listen)
-        try:
-            for number in range(len(self._walk.batches)):
-                try:
-                    self._run(number)
-                except _EnoughError:
-                    continue
-        finally:
-            handle.remove()
         if kept:
             self._kept[linear] = kept
-        return gram
+        return Gram(gram, self._walk.tokens)
 
     @torch.no_grad()
     def advance(self) -> None:
@@ -78,8 +66,13 @@ class BlockCalibration:
         for number in range(len(self._walk.batches)):
             self._walk.states[number] = self._run(number)
 
+    def _expert_gram(self, mixture: Mixture, linear: str) -> Gram:
+        if self._experts is None:
+            keep = self._fits(self._walk.stream.hidden_size)
+            self._experts = ExpertCalibration(self._block, mixture, self._walk.batches, self._run, keep=keep)
+        return self._experts.gram(linear)
+
     def _run(self, number: int) -> Tensor:
-        self._batch = number
         with _shortened(self._block, {s: self._kept[s.last][number] for s in self._sublayers if s.last in self._kept}):
             return self._walk.run(self._index, number)
 
@@ -87,8 +80,11 @@ class BlockCalibration:
         """Whether a linear is a sublayer's last, and what it reads may be kept."""
         if all(sublayer.last != linear for sublayer in self._sublayers):
             return False
+        return self._fits(self._block.get_submodule(linear).get_parameter("weight").shape[1])
+
+    def _fits(self, width: int) -> bool:
+        """Whether vectors of a width may be kept, one for each token."""
         padded = sum(batch.tokens.numel() for batch in self._walk.batches)
-        width = self._block.get_submodule(linear).get_parameter("weight").shape[1]
         return padded * width * self._walk.states[0].dtype.itemsize <= KEEP_BYTES
 
 

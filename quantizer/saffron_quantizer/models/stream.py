@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from saffron_quantizer.checkpoint.source import open_source
 from saffron_quantizer.models.batches import Batch, make_batches
 from saffron_quantizer.models.compute import compute_dtype
-from saffron_quantizer.models.skeleton import BlockInputs, Skeleton, block_inputs, unload
+from saffron_quantizer.models.skeleton import BlockInputs, Skeleton, unload
 
 
 @dataclass(frozen=True)
@@ -99,12 +99,11 @@ class ModelStream:
                 walk.advance(index)
             if on_block is not None:
                 on_block(index + 1, self.n_blocks)
-        norm = self._skeleton.load_final_norm()
         final: list[Tensor] = [torch.empty(0)] * len(sequences)
-        for batch, state in zip(walk.batches, walk.states, strict=True):
-            for row, (position, length) in enumerate(zip(batch.positions, batch.lengths, strict=True)):
-                final[position] = norm(state[row, :length])
-        unload(norm)
+        with self._skeleton.ending() as ending:
+            for batch, state in zip(walk.batches, walk.states, strict=True):
+                for row, (position, length) in enumerate(zip(batch.positions, batch.lengths, strict=True)):
+                    final[position] = ending(state[row, :length])
         return final
 
     @torch.no_grad()
@@ -126,11 +125,19 @@ class ModelStream:
 
     @torch.no_grad()
     def walk(self, sequences: Sequence[Tensor]) -> Walk:
-        """Embed sequences, 1-D int64 token ids of any lengths, and stand before the first block."""
-        batches = make_batches(sequences)
-        embedding = self._skeleton.load_embedding()
-        states = [embedding(batch.tokens) for batch in batches]
-        unload(embedding)
+        """Embed sequences, 1-D int64 token ids of any lengths, and stand before the first block.
+
+        Raises:
+            StageError: `SPEC_INVALID` if a sequence has more tokens than the model has positions.
+        """
+        self._skeleton.require_positions(max(len(sequence) for sequence in sequences))
+        batches = make_batches(sequences, limits=self._skeleton.length_limits)
+        with self._skeleton.embedding() as embedding:
+            for batch in batches:
+                length = batch.tokens.shape[1]
+                if length not in self._inputs:
+                    self._inputs[length] = embedding.inputs(batch.tokens[:1])
+            states = [embedding.hidden(batch.tokens) for batch in batches]
         return Walk(self, batches, states)
 
     @contextmanager
@@ -144,7 +151,4 @@ class ModelStream:
 
     def inputs(self, index: int, batch: Batch) -> dict[str, object]:
         """What block `index` is called with besides a batch's hidden states."""
-        length = batch.tokens.shape[1]
-        if length not in self._inputs:
-            self._inputs[length] = block_inputs(self._skeleton, length)
-        return self._inputs[length][index].keywords
+        return self._inputs[batch.tokens.shape[1]][index].keywords
