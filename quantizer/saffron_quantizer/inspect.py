@@ -10,9 +10,9 @@ from saffron_api.failures import FailureReason, StageError
 from saffron_api.results import InspectResult, PredictedSize
 from saffron_quantizer.checkpoint.identity import FolderGuard, model_digest
 from saffron_quantizer.checkpoint.reader import CheckpointReader
-from saffron_quantizer.models.skeleton import architecture_of
+from saffron_quantizer.models.recognize import architecture_of
 from saffron_quantizer.models.stream import ModelStream
-from saffron_quantizer.plan import make_plan
+from saffron_quantizer.plan import make_plan, refuse_quantized
 
 _CPUINFO = Path("/proc/cpuinfo")
 
@@ -31,7 +31,8 @@ def inspect_model(
         StageError: the model can't be worked with.
     """
     reader = CheckpointReader(folder)
-    architecture = architecture_of(reader.config)
+    architecture = architecture_of(reader)
+    refuse_quantized(reader)
     ModelStream.open(folder)  # refuses a folder that lacks a tensor
     predicted = [_predict(reader, name, spec) for name, spec in candidates]
     with FolderGuard(folder):
@@ -51,7 +52,7 @@ def _predict(reader: CheckpointReader, name: str, spec: CandidateSpec) -> Predic
     try:
         return PredictedSize(name=name, bytes=make_plan(reader, spec).bytes)
     except StageError as error:
-        if error.failure.reason is not FailureReason.SHAPE_UNSUPPORTED:
+        if error.failure.reason not in {FailureReason.SHAPE_UNSUPPORTED, FailureReason.ARCHITECTURE_UNSUPPORTED}:
             raise
         return PredictedSize(name=name, failure=error.failure)
 

@@ -4,14 +4,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from saffron_api.candidate import CandidateSpec
+from saffron_api.candidate import CandidateSpec, Method
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
 from saffron_quantizer.checkpoint.formats.format import Format
 from saffron_quantizer.checkpoint.formats.registry import FORMATS, quantization_of
 from saffron_quantizer.checkpoint.reader import CheckpointReader
 from saffron_quantizer.checkpoint.tensor_file import malformed
 from saffron_quantizer.models.architectures import Architecture, InputGroup
-from saffron_quantizer.models.skeleton import architecture_of
+from saffron_quantizer.models.recognize import architecture_of
 from saffron_quantizer.precision import Precision, precision_of
 
 _MATRIX = 2
@@ -52,13 +52,16 @@ def make_plan(reader: CheckpointReader, spec: CandidateSpec) -> Plan:
     """Plan a candidate of a model.
 
     Raises:
-        StageError: `ARCHITECTURE_UNSUPPORTED`, `MODEL_INCOMPLETE` for a linear that the folder lacks,
-            `SHAPE_UNSUPPORTED` for one whose columns the group size does not divide.
+        StageError: `ARCHITECTURE_UNSUPPORTED`, also where the candidate asks more of it than is known of it,
+            `MODEL_INCOMPLETE` for a linear that the folder lacks, `SHAPE_UNSUPPORTED` for one whose columns the group
+            size does not divide.
     """
-    architecture = architecture_of(reader.config)
-    if quantization_of(reader.config) is not None:
-        subject = "quantization_config"
-        raise StageError(Failure(reason=FailureReason.ARCHITECTURE_UNSUPPORTED, subject=subject))
+    architecture = architecture_of(reader)
+    refuse_quantized(reader)
+    if architecture.inferred and (spec.smoothing is not None or spec.method in {Method.AWQ, Method.SMOOTHQUANT}):
+        subject = subject_of(f"{architecture.name}(smoothing)")
+        failure = Failure(reason=FailureReason.ARCHITECTURE_UNSUPPORTED, subject=subject)
+        raise StageError(failure, detail="smoothing needs a row in the table of architectures; RTN and GPTQ do not")
     count = reader.config.get("num_hidden_layers")
     if not isinstance(count, int) or count < 1:
         raise malformed("config.json(num_hidden_layers)")
@@ -93,14 +96,24 @@ def make_plan(reader: CheckpointReader, spec: CandidateSpec) -> Plan:
     )
 
 
+def refuse_quantized(reader: CheckpointReader) -> None:
+    """Refuse an original that is quantized already, by us or by others.
+
+    Raises:
+        StageError: `ARCHITECTURE_UNSUPPORTED`.
+    """
+    if quantization_of(reader.config) is not None:
+        subject = "quantization_config"
+        raise StageError(Failure(reason=FailureReason.ARCHITECTURE_UNSUPPORTED, subject=subject))
+
+
 def _groups(architecture: Architecture, prefix: str, names: Iterable[str]) -> tuple[InputGroup, ...]:
     """The input groups of a block that has tensors of these names."""
     return architecture.groups(name.removeprefix(prefix).removesuffix(".weight") for name in names)
 
 
 def _unquantized(reader: CheckpointReader, architecture: Architecture, prefixes: Iterable[str]) -> tuple[str, ...]:
-    routers = architecture.mixture.routers if architecture.mixture else ()
-    inside = [f"{prefix}.{router}" for prefix in prefixes for router in routers]
+    inside = [f"{prefix}.{kept}" for prefix in prefixes for kept in architecture.kept]
     return (architecture.head, *architecture.unquantized, *(n for n in inside if f"{n}.weight" in reader.entries))
 
 

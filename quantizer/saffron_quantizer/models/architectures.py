@@ -1,12 +1,12 @@
 """What we know of each architecture, as data.
 
-A row says where its parts are in a checkpoint and which linear layers of a block read the same input, by the names in
-the file. All else (norms, attention, activation, rotary embedding, routing) is done by transformers' own modules for it.
+A row says where its parts are in a checkpoint and which linear layers of a block read the same input, by their names
+in the file. All else (norms, attention, activation, rotary embedding, routing) is done by transformers' own modules.
 """
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 InputGroup = tuple[str, ...]
 """Linears of a block, by their names inside it, that read the same input."""
@@ -38,14 +38,12 @@ class Mixture:
         gate: name inside an expert of the linear before the activation.
         up: of the linear that it is multiplied with.
         down: of the linear after both.
-        routers: modules inside the block that decide which expert sees a token; never quantized.
     """
 
     experts: str
     gate: str
     up: str
     down: str
-    routers: tuple[str, ...]
 
     def groups(self, number: str) -> tuple[InputGroup, InputGroup]:
         """The input groups of one expert."""
@@ -86,6 +84,7 @@ class Architecture:
             of one group read the same input, so they share one Hessian and engines merge them into one layer. A block
             that has none of a group's linears is one without that part.
         mixture: the experts of blocks that have some; they are computed last.
+        kept: linears of a block, by their names inside it, that are never quantized: routers above all.
         sublayers: the parts of a block whose output is that of their last linear.
         blocks: prefix of the blocks' tensors, before the number.
         embedding: module of the token embedding.
@@ -93,6 +92,7 @@ class Architecture:
         head: module of the output projection; absent from the file where it is tied to the embedding.
         unquantized: linears outside the blocks, and modules of engines that stand for one, besides the head.
         renamed: modules whose names in the file are not those in transformers.
+        inferred: whether it is no row of the table, but what a class of transformers showed.
     """
 
     name: str
@@ -104,13 +104,15 @@ class Architecture:
         ("mlp.down_proj",),
     )
     mixture: Mixture | None = None
+    kept: tuple[str, ...] = ()
     sublayers: tuple[Sublayer, ...] = (_SELF_ATTENTION, _MLP)
     blocks: str = "model.layers"
     embedding: str = "model.embed_tokens"
     final: tuple[str, ...] = ("model.norm",)
     head: str = "lm_head"
     unquantized: tuple[str, ...] = ()
-    renamed: tuple[Renamed, ...] = field(default=())
+    renamed: tuple[Renamed, ...] = ()
+    inferred: bool = False
 
     def block(self, index: int) -> str:
         """Prefix of one block's tensors."""
@@ -133,23 +135,27 @@ class Architecture:
         return [group for number in numbers for group in self.mixture.groups(number)]
 
 
-_MIXTRAL = Mixture("block_sparse_moe.experts", "w1", "w3", "w2", routers=("block_sparse_moe.gate",))
-_QWEN3_MOE = Mixture("mlp.experts", "gate_proj", "up_proj", "down_proj", routers=("mlp.gate",))
-
 ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture("LlamaForCausalLM", "llama"),
     Architecture("MistralForCausalLM", "mistral"),
     Architecture(
         "MixtralForCausalLM",
         "mixtral",
-        mixture=_MIXTRAL,
+        mixture=Mixture("block_sparse_moe.experts", "w1", "w3", "w2"),
+        kept=("block_sparse_moe.gate",),
         sublayers=(_SELF_ATTENTION,),
         renamed=(Renamed("model.layers.*.mlp", "block_sparse_moe"),),
     ),
     Architecture("Qwen2ForCausalLM", "qwen2"),
     Architecture("Qwen3ForCausalLM", "qwen3"),
     # Blocks in `mlp_only_layers` have an MLP and no experts, so the MLP's groups stay.
-    Architecture("Qwen3MoeForCausalLM", "qwen3_moe", mixture=_QWEN3_MOE, sublayers=(_SELF_ATTENTION,)),
+    Architecture(
+        "Qwen3MoeForCausalLM",
+        "qwen3_moe",
+        mixture=Mixture("mlp.experts", "gate_proj", "up_proj", "down_proj"),
+        kept=("mlp.gate",),
+        sublayers=(_SELF_ATTENTION,),
+    ),
     Architecture("Gemma2ForCausalLM", "gemma2"),
     Architecture("Gemma3ForCausalLM", "gemma3_text"),
     Architecture(

@@ -20,7 +20,8 @@ from saffron_quantizer.models.listening import first_call
 from saffron_quantizer.models.stream import Walk
 
 KEEP_BYTES = 1 << 30
-"""Room for what one sublayer's last linear or a mixture reads, in all sequences. It changes the time and no bit of the result."""
+"""Room for what one sublayer's last linear, or a mixture, reads in all sequences. It changes the time and no bit of the
+result."""
 
 
 class BlockCalibration:

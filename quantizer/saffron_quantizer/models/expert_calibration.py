@@ -1,7 +1,7 @@
 """What the experts of one block read, for their Hessians.
 
-A router is never quantized, and no expert reads what another one makes. So the tokens of a mixture and their routing are
-the same whichever of its experts are quantized, and the block need run only once for all of them.
+A router is never quantized, and no expert reads what another one makes. So the tokens of a mixture and their routing
+are the same whichever of its experts are quantized, and the block need run only once for all of them.
 """
 
 from collections.abc import Callable, Iterator, Sequence

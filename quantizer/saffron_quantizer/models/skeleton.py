@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-import transformers
-from accelerate import init_empty_weights
 from torch import Tensor, nn
-from transformers.initialization import no_init_weights
 
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
-from saffron_quantizer.models.architectures import Architecture, find_architecture
 from saffron_quantizer.models.experts import unpack
 from saffron_quantizer.models.int8_linear import Int8Linear
+from saffron_quantizer.models.recognize import architecture_of
+from saffron_quantizer.models.weightless import without_weights
 from saffron_quantizer.precision import Activations, Precision
 
 ROUNDING_LINEARS = {Activations.INT8_PER_TOKEN: Int8Linear}
@@ -56,10 +54,10 @@ class Skeleton:
             StageError: `ARCHITECTURE_UNSUPPORTED` if no row of our table fits config.json; `MODEL_MALFORMED` if
                 transformers can't make sense of it or a tensor has another shape; `MODEL_INCOMPLETE` if one is missing.
         """
-        self.architecture = architecture_of(source.config)
+        self.architecture = architecture_of(source)
         self.dtype = dtype
         self._source = source
-        self.model = _without_weights(source.folder, dtype)
+        self.model = without_weights(source.folder, dtype)
         self.config = self.model.config
         self._give_names_of_the_file()
         self.blocks: nn.ModuleList = self.model.get_submodule(self.architecture.blocks)
@@ -76,8 +74,9 @@ class Skeleton:
 
     @property
     def inner(self) -> nn.Module:
-        """transformers' module that embeds tokens, calls the blocks one after the other, and ends with a norm."""
-        return self.model.get_submodule(self.architecture.blocks.rpartition(".")[0])
+        """The module that embeds tokens, calls the blocks one after the other, and ends with a norm."""
+        inner: nn.Module = self.model.get_submodule(self.architecture.blocks.rpartition(".")[0])
+        return inner
 
     @property
     def final(self) -> list[tuple[str, nn.Module]]:
@@ -172,20 +171,6 @@ def unload(module: nn.Module) -> None:
             setattr(owner, name, nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False))
 
 
-def architecture_of(config: dict[str, Any]) -> Architecture:
-    """The row of our table for a config.json.
-
-    Raises:
-        StageError: `ARCHITECTURE_UNSUPPORTED`.
-    """
-    names = config.get("architectures") or ["(none)"]
-    found = find_architecture(str(names[0]), str(config.get("model_type")))
-    if found is None:
-        subject = subject_of(f"{names[0]}({config.get('model_type')})")
-        raise StageError(Failure(reason=FailureReason.ARCHITECTURE_UNSUPPORTED, subject=subject))
-    return found
-
-
 @dataclass(frozen=True)
 class BlockInputs:
     """What a block is called with besides hidden states.
@@ -214,8 +199,8 @@ class _Recorder(nn.Module):
 class Embedding:
     """What comes before the first block, as transformers computes it: its forward runs with recorders for blocks.
 
-    So positions, scales and projections of the embedding are its own, and so are the masks (sliding in some layers, full
-    in others) and the rotary embedding.
+    So positions, scales and projections of the embedding are its own, and so are the masks (sliding in some layers,
+    full in others) and the rotary embedding.
     """
 
     def __init__(self, skeleton: Skeleton) -> None:
@@ -250,25 +235,6 @@ def _children(module: nn.Module, others: Mapping[str, nn.Module]) -> Iterator[No
     finally:
         for name, child in own.items():
             setattr(module, name, child)
-
-
-def _without_weights(folder: Path, dtype: torch.dtype) -> nn.Module:
-    """transformers' model for a config.json, parameters on the meta device.
-
-    Raises:
-        StageError: `MODEL_MALFORMED` if transformers can't make sense of it.
-    """
-    try:
-        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        # torch's own attention leaves the cap of attention logits out, and says nothing.
-        capped = getattr(config, "attn_logit_softcapping", None) is not None
-        with no_init_weights(), init_empty_weights(include_buffers=False):
-            model: nn.Module = transformers.AutoModelForCausalLM.from_config(
-                config, dtype=dtype, attn_implementation="eager" if capped else "sdpa"
-            )
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise StageError(Failure(reason=FailureReason.MODEL_MALFORMED, subject="config.json")) from error
-    return model.eval()
 
 
 def _rename(model: nn.Module, name: str, leaf: str) -> None:
