@@ -189,7 +189,7 @@ def test_gptq_is_nearer_to_the_original_than_rtn(tiny_model, tmp_path):
     assert errors[0] < errors[1]
 
 
-@pytest.mark.parametrize("architecture", ["Llama", "Gemma3Text"])
+@pytest.mark.parametrize("architecture", ["Llama", "Gemma3Text", "Mixtral", "GPTNeoX"])
 def test_keeping_what_the_last_linears_read_changes_no_bit(tiny_model, tmp_path, monkeypatch, architecture):
     model = tiny_model(architecture)
     run(model, GPTQ, out=tmp_path / "kept")
