@@ -1,6 +1,6 @@
 """What is known of each architecture in each format on each engine: the table that tests go through and a page shows.
 
-    python tests/quantizer/tinymodels/support.py
+    PYTHONPATH=tests/quantizer .venv/bin/python -m tinymodels.support
 
 prints the page's part, docs/models.md below "What was tried".
 """
@@ -20,7 +20,7 @@ class Proof(StrEnum):
     LOADED = "loaded in a test"
     """The engine loads the checkpoint, and its logits are those of our reader."""
     ROUND_TRIP = "round trip checked"
-    """compressed-tensors' own code unpacks the file to the weights that our reader computes with."""
+    """compressed-tensors' own code unpacks the file to the weights that our reader computes with; that and no more."""
     REFUSED = "refused"
 
 
@@ -34,6 +34,7 @@ class Claim:
         engine: that is to load it.
         proof: what is known.
         reason: why it is refused.
+        told: what the engine says then.
     """
 
     model: str
@@ -41,6 +42,7 @@ class Claim:
     engine: str
     proof: Proof
     reason: str = ""
+    told: str = ""
 
 
 SPECS = {
@@ -48,17 +50,31 @@ SPECS = {
     "W8A8": CandidateSpec(method="RTN", scheme="W8A8"),
 }
 """A candidate of each format."""
-TRANSFORMERS, VLLM = "transformers", "vLLM"
+TRANSFORMERS, VLLM = "transformers", "vLLM on a CPU"
 
-_JOINS_ONLY_PACKED = "transformers 5.19 joins a mixture's experts from packed weights only"
 _MIXTURES = ("Mixtral", "Qwen3Moe")
+_REFUSED = {
+    **{
+        (model, "W8A8", TRANSFORMERS): (
+            "transformers 5.19 joins a mixture's experts from packed weights only",
+            "conversion of the weights",
+        )
+        for model in _MIXTURES
+    },
+    **{
+        (model, "W4A16", VLLM): (
+            "vLLM 0.32 has no kernel on a CPU for experts in int4",
+            "No WNA16 MoE backend supports",
+        )
+        for model in _MIXTURES
+    },
+}
 
 
 def _claim(model: str, scheme: str, engine: str) -> Claim:
-    if engine == VLLM:
-        return Claim(model, scheme, engine, Proof.ROUND_TRIP)
-    if model in _MIXTURES and scheme != "W4A16":
-        return Claim(model, scheme, engine, Proof.REFUSED, _JOINS_ONLY_PACKED)
+    refused = _REFUSED.get((model, scheme, engine))
+    if refused is not None:
+        return Claim(model, scheme, engine, Proof.REFUSED, *refused)
     return Claim(model, scheme, engine, Proof.LOADED)
 
 

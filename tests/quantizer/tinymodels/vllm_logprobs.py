@@ -36,7 +36,7 @@ def main() -> None:
             answer = {"folder": folder, "logprobs": logprobs(folder, tokens)}
         except Exception as error:  # noqa: BLE001 - whatever an engine raises is its answer
             answer = {"folder": folder, "error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(answer), flush=True)
+        print(json.dumps(answer), flush=True)  # noqa: T201 - it is a program
 
 
 if __name__ == "__main__":
