@@ -35,6 +35,7 @@ OTHER_SHAPES = {
     "Qwen3Moe": {"moe_intermediate_size": 128},
     "Gemma2": {"query_pre_attn_scalar": 64},
     "OPT": {"ffn_dim": 256, "word_embed_proj_dim": 128},
+    "GPTNeoX": {"num_key_value_heads": 2},
 }
 
 

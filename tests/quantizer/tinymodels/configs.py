@@ -31,6 +31,9 @@ SPECIAL: Mapping[str, Mapping[str, Any]] = {
     "Gemma3Text": _SLIDES_AND_NOT,
     "Phi3": {"sliding_window": 8},
     "OPT": {"ffn_dim": 128, "word_embed_proj_dim": 64, "dropout": 0.0},
-    "GPTNeoX": {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25}},
+    "GPTNeoX": {
+        "num_key_value_heads": 4,  # not its own field, but engines that build on transformers look for it
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25},
+    },
 }
 """What each architecture's config has besides `TINY`."""
