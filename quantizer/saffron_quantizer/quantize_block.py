@@ -1,22 +1,20 @@
 """One block of a model, quantized: its stored tensors, and what was learnt on the way."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self
 
-import torch
 from torch import Tensor, nn
 
+from saffron_api.candidate import Method
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
-from saffron_quantizer.algorithms.gptq import Factor, UnstableHessianError, factorize, gptq
+from saffron_quantizer.algorithms.gptq import UnstableHessianError
 from saffron_quantizer.algorithms.hessian import hessian_finish
 from saffron_quantizer.algorithms.quantized import Quantized
-from saffron_quantizer.algorithms.rtn import rtn
-from saffron_quantizer.checkpoint.reader import CheckpointReader
 from saffron_quantizer.models.calibration import BlockCalibration
-from saffron_quantizer.models.gram import Gram
 from saffron_quantizer.models.stream import Walk
 from saffron_quantizer.plan import Plan
+from saffron_quantizer.round_linears import LinearNote, RoundedLinear, gptq_linears, rtn_linears
 
 
 @dataclass(frozen=True)
@@ -28,16 +26,23 @@ class BlockNotes:
         max_damping: the largest damping that a Hessian needed, as a share of its mean diagonal.
         dead_columns: inputs that were 0 in every token, counted once for linears that share them.
         all_token_experts: experts that saw so few tokens that they were calibrated on all tokens of their mixture.
+        linears: what was learnt of each linear, in the order in which they are computed.
     """
 
     modules: int
     max_damping: float = 0.0
     dead_columns: int = 0
     all_token_experts: int = 0
+    linears: tuple[LinearNote, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Self:
+        """From what `to_json` gave."""
+        return cls(**{**told, "linears": tuple(LinearNote(**linear) for linear in told["linears"])})
 
 
 @dataclass(frozen=True)
@@ -53,59 +58,89 @@ class QuantizedBlock:
     notes: BlockNotes
 
 
-def round_block(reader: CheckpointReader, plan: Plan, index: int) -> QuantizedBlock:
-    """Quantize a block by RTN, which reads no data."""
-    tensors = {name: reader.read(name) for name in plan.blocks[index]}
-    weights = {name: tensor for name, tensor in tensors.items() if name in plan.precisions}
-    quantized = {name: rtn(W, plan.precisions[name].grid(W.dtype)) for name, W in weights.items()}
-    return QuantizedBlock(store(plan, tensors, quantized), BlockNotes(len(quantized)))
+def round_block(plan: Plan, index: int, tensors: dict[str, Tensor]) -> QuantizedBlock:
+    """Quantize a block by RTN, which reads no data.
+
+    Args:
+        plan: what becomes of each tensor.
+        index: of the block.
+        tensors: the block's, by name. Each is taken out once it is quantized, so that memory holds it no longer.
+    """
+    stored: dict[str, Tensor] = {}
+    notes: list[LinearNote] = []
+    for name in plan.blocks[index]:
+        if name not in plan.precisions:
+            continue
+        linear = name.removeprefix(f"{plan.architecture.block(index)}.").removesuffix(".weight")
+        (found,) = rtn_linears({linear: tensors.pop(name)}, plan.precisions[name], plan.spec.scale_search)
+        stored |= store(plan, {name: found.quantized})
+        notes.append(found.note)
+    return QuantizedBlock(stored | tensors, BlockNotes(len(notes), linears=tuple(notes)))
 
 
-def calibrate_block(reader: CheckpointReader, plan: Plan, index: int, walk: Walk) -> QuantizedBlock:
-    """Quantize a loaded block by GPTQ, and take the walk past it.
+def calibrate_block(plan: Plan, index: int, walk: Walk, tensors: dict[str, Tensor]) -> QuantizedBlock:
+    """Quantize a loaded block by what its linears read, and take the walk past it.
 
     Linears are taken in the order in which they are computed, and each is calibrated on what it reads once those before
     it are quantized. At the end the block holds the dequantized weights.
+
+    Args:
+        plan: what becomes of each tensor.
+        index: of the block.
+        walk: stands before it.
+        tensors: the block's, by name. Each is taken out once it is quantized, so that memory holds it no longer.
 
     Raises:
         StageError: `NUMERICALLY_UNSTABLE` if a Hessian can't be factorized.
     """
     block = walk.stream.blocks[index]
-    tensors = {name: reader.read(name) for name in plan.blocks[index]}
-    quantized: dict[str, Quantized] = {}
-    dampings: list[float] = []
-    dead_columns = 0
-    all_token_experts: set[str] = set()
+    stored: dict[str, Tensor] = {}
+    groups: list[tuple[LinearNote, ...]] = []
     calibration = BlockCalibration(walk, index)
     for group in plan.groups[index]:
-        gram = calibration.gram(group[0])
-        names = [plan.weight(index, linear) for linear in group]
-        factor = _factorize(gram, names[0])
-        found = _gptq(plan, {name: tensors[name] for name in names}, factor)
+        rounded = _round_group(plan, index, group, tensors, calibration)
+        found = {plan.weight(index, each.note.name): each.quantized for each in rounded}
         put_weights(block, plan, index, {name: each.dequantize() for name, each in found.items()})
-        quantized |= found
-        dampings.append(factor.damping)
-        dead_columns += factor.dead_columns
-        if gram.of_all_tokens:
-            all_token_experts.add(group[0].rpartition(".")[0])
+        stored |= store(plan, found)
+        for name in found:
+            del tensors[name]
+        few = calibration.sees_few(group[0])
+        groups.append(tuple(replace(each.note, all_tokens=few) for each in rounded))
+        del rounded, found
     calibration.advance()
     notes = BlockNotes(
-        modules=len(quantized),
-        max_damping=max(dampings),
-        dead_columns=dead_columns,
-        all_token_experts=len(all_token_experts),
+        modules=sum(map(len, groups)),
+        max_damping=max(group[0].damping or 0.0 for group in groups),
+        dead_columns=sum(group[0].dead_columns or 0 for group in groups),
+        all_token_experts=len({group[0].name.rpartition(".")[0] for group in groups if group[0].all_tokens}),
+        linears=tuple(note for group in groups for note in group),
     )
-    return QuantizedBlock(store(plan, tensors, quantized), notes)
+    return QuantizedBlock(stored | tensors, notes)
 
 
-def store(plan: Plan, tensors: Mapping[str, Tensor], quantized: Mapping[str, Quantized]) -> dict[str, Tensor]:
-    """A block's tensors as they are written: the layout's for each quantized weight, the rest as they are."""
+def _round_group(
+    plan: Plan, index: int, group: Sequence[str], tensors: Mapping[str, Tensor], calibration: BlockCalibration
+) -> list[RoundedLinear]:
+    """Quantize linears that read one input."""
+    weights = {linear: tensors[plan.weight(index, linear)] for linear in group}
+    (precision,) = {plan.precisions[plan.weight(index, linear)] for linear in group}
+    spec = plan.spec
+    if spec.method is Method.RTN:
+        return rtn_linears(weights, precision, spec.scale_search, importance=calibration.squares(group[0]))
+    gram = calibration.gram(group[0])
+    H = hessian_finish(gram.sum, gram.tokens)
+    try:
+        return gptq_linears(weights, H, precision, spec.act_order, spec.scale_search)
+    except UnstableHessianError as error:
+        subject = subject_of(plan.weight(index, group[0]))
+        raise StageError(Failure(reason=FailureReason.NUMERICALLY_UNSTABLE, subject=subject)) from error
+
+
+def store(plan: Plan, quantized: Mapping[str, Quantized]) -> dict[str, Tensor]:
+    """Quantized weights as the layout writes them."""
     stored: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        if name in quantized:
-            stored |= plan.layout.stored(name, quantized[name], plan.precisions[name])
-        else:
-            stored[name] = tensor
+    for name, each in quantized.items():
+        stored |= plan.layout.stored(name, each, plan.precisions[name])
     return stored
 
 
@@ -129,19 +164,3 @@ def put_weights(block: nn.Module, plan: Plan, index: int, tensors: Mapping[str, 
         {name: tensor.to(own[name].dtype) for name, tensor in state.items() if name in own}, strict=False, assign=True
     )
     block.requires_grad_(requires_grad=False)
-
-
-def _factorize(gram: Gram, name: str) -> Factor:
-    try:
-        return factorize(hessian_finish(gram.sum, gram.tokens))
-    except UnstableHessianError as error:
-        raise StageError(Failure(reason=FailureReason.NUMERICALLY_UNSTABLE, subject=subject_of(name))) from error
-
-
-def _gptq(plan: Plan, weights: Mapping[str, Tensor], factor: Factor) -> dict[str, Quantized]:
-    """Quantize linears that read one input as one matrix, and part the rows again."""
-    W = torch.cat([weight.float() for weight in weights.values()])
-    (precision,) = {plan.precisions[name] for name in weights}
-    dtype = next(iter(weights.values())).dtype
-    result = gptq(W, factor, precision.grid(dtype))
-    return dict(zip(weights, result.split([len(weight) for weight in weights.values()]), strict=True))

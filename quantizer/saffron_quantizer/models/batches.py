@@ -13,7 +13,7 @@ from torch import Tensor
 
 BATCH_TOKENS = 4096
 """Tokens of one batch, padding included; a longer sequence is a batch by itself. Part of what fixes the bytes."""
-_LENGTH_STEP = 32
+LENGTH_STEP = 32
 """Padded lengths are multiples of this, so that few distinct lengths need a mask and a rotary embedding each."""
 
 
@@ -68,7 +68,7 @@ def _side(length: int, limits: Sequence[int]) -> int:
 
 
 def _padded(length: int, limits: Sequence[int]) -> int:
-    padded = -(-length // _LENGTH_STEP) * _LENGTH_STEP
+    padded = -(-length // LENGTH_STEP) * LENGTH_STEP
     return min([padded, *limits[_side(length, limits) :][:1]])
 
 

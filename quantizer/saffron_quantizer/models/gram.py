@@ -12,9 +12,7 @@ class Gram:
     Attributes:
         sum: xᵀx summed over the tokens, raw, lower triangle of [d, d] float32.
         tokens: how many there are.
-        of_all_tokens: whether they are those of a whole mixture, since the router gives its expert too few.
     """
 
     sum: Tensor
     tokens: int
-    of_all_tokens: bool = False

@@ -68,9 +68,20 @@ class Skeleton:
             if name != f"{self.architecture.head}.weight" or not self.config.tie_word_embeddings:
                 source.require(name, tuple(parameter.shape))
 
-    def load_block(self, index: int) -> nn.Module:
-        """Put a block's weights into its modules and return it. `unload` gives the memory back."""
-        return self._load(self.blocks[index], self.architecture.block(index))
+    def read_block(self, index: int) -> dict[str, Tensor]:
+        """Read what a block computes with, by the names in the checkpoint."""
+        prefix = self.architecture.block(index)
+        names = [f"{prefix}.{name}" for name, _ in self.blocks[index].named_parameters()]
+        return {name: self._computed(name, self._source.read(name)) for name in names}
+
+    def load_block(self, index: int, tensors: Mapping[str, Tensor]) -> nn.Module:
+        """Put a block's weights into its modules and return it. `unload` gives the memory back.
+
+        Args:
+            index: of the block.
+            tensors: at least what `read_block` gives, as stored or as computed with.
+        """
+        return self._load(self.blocks[index], self.architecture.block(index), tensors.__getitem__)
 
     @property
     def inner(self) -> nn.Module:
@@ -117,7 +128,7 @@ class Skeleton:
             if module is not self.blocks and module not in final
         ]
         for name, module in parts:
-            self._load(module, name)
+            self._load(module, name, self._source.read)
         try:
             yield Embedding(self)
         finally:
@@ -127,7 +138,7 @@ class Skeleton:
     @contextmanager
     def ending(self) -> Iterator[Callable[[Tensor], Tensor]]:
         """What comes between the last block and the head, with its weights for as long as the context lasts."""
-        modules = [self._load(module, name) for name, module in self.final]
+        modules = [self._load(module, name, self._source.read) for name, module in self.final]
         try:
             yield nn.Sequential(*modules)
         finally:
@@ -153,15 +164,17 @@ class Skeleton:
             if precision is not None and precision.activations in ROUNDING_LINEARS:
                 _replace(block, name, ROUNDING_LINEARS[precision.activations])
 
-    def _load(self, module: nn.Module, prefix: str) -> nn.Module:
+    def _load(self, module: nn.Module, prefix: str, read: Callable[[str], Tensor]) -> nn.Module:
         """Read each parameter of a module by its name in the checkpoint."""
-        state = {}
-        for name, _ in module.named_parameters():
-            tensor = self._source.read(f"{prefix}.{name}")
-            exact = name.endswith("weight_scale") or not tensor.is_floating_point()
-            state[name] = tensor if exact else tensor.to(self.dtype)
+        names = {name: f"{prefix}.{name}" for name, _ in module.named_parameters()}
+        state = {name: self._computed(stored, read(stored)) for name, stored in names.items()}
         module.load_state_dict(state, strict=False, assign=True)
         return module.requires_grad_(requires_grad=False)
+
+    def _computed(self, name: str, tensor: Tensor) -> Tensor:
+        """A parameter in the type that it is computed in."""
+        exact = name.endswith("weight_scale") or not tensor.is_floating_point()
+        return tensor if exact else tensor.to(self.dtype)
 
 
 def unload(module: nn.Module) -> None:
