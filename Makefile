@@ -7,7 +7,7 @@ BIN := .venv/bin
 SYNCED := .venv/.synced
 SOURCES := crds operator quantizer kernels dev tests benchmarks
 
-.PHONY: help demo test lint e2e bench generate clean
+.PHONY: help demo test lint e2e engines bench generate clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ lint: $(SYNCED) ## Format, lint, types, import contract, generated files
 
 e2e: $(SYNCED) ## The demo's flow with the operator killed five times, and bad input, on a real cluster
 	$(BIN)/python -m pytest -m cluster -o addopts="--import-mode=importlib --strict-markers -ra" tests/dev tests/e2e
+
+engines: $(SYNCED) ## A tiny model of every architecture in vLLM, in a virtual environment of its own; needs AVX512
+	$(BIN)/python -m pytest -m engine -o addopts="--import-mode=importlib --strict-markers -ra" tests/quantizer
 
 bench: $(SYNCED) ## Side by side with llm-compressor: perplexity, time, peak memory
 	$(BIN)/python benchmarks/peers.py

@@ -10,11 +10,13 @@ from saffron_api.failures import FailureReason, StageError
 from saffron_api.results import InspectResult, PredictedSize
 from saffron_quantizer.checkpoint.identity import FolderGuard, model_digest
 from saffron_quantizer.checkpoint.reader import CheckpointReader
-from saffron_quantizer.models.skeleton import architecture_of
+from saffron_quantizer.models.recognize import architecture_of
 from saffron_quantizer.models.stream import ModelStream
-from saffron_quantizer.plan import make_plan
+from saffron_quantizer.plan import make_plan, refuse_quantized
 
-_OF_CANDIDATE = frozenset({FailureReason.SHAPE_UNSUPPORTED, FailureReason.ROWS_UNSUPPORTED})
+_OF_CANDIDATE = frozenset(
+    {FailureReason.SHAPE_UNSUPPORTED, FailureReason.ROWS_UNSUPPORTED, FailureReason.ARCHITECTURE_UNSUPPORTED}
+)
 """What keeps a candidate from being made of a model and says nothing of other candidates."""
 _CPUINFO = Path("/proc/cpuinfo")
 
@@ -33,7 +35,8 @@ def inspect_model(
         StageError: the model can't be worked with.
     """
     reader = CheckpointReader(folder)
-    architecture = architecture_of(reader.config)
+    architecture = architecture_of(reader)
+    refuse_quantized(reader)
     ModelStream.open(folder)  # refuses a folder that lacks a tensor
     predicted = [_predict(reader, name, spec) for name, spec in candidates]
     with FolderGuard(folder):

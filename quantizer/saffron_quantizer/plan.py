@@ -1,20 +1,20 @@
 """What quantizing a model does, known from shapes alone: which tensors change, how they are stored, how many bytes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from saffron_api.candidate import CandidateSpec, KvCache
+from saffron_api.candidate import CandidateSpec, KvCache, Method
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
 from saffron_quantizer.algorithms.quantized import Grid
 from saffron_quantizer.checkpoint.formats.format import Format
 from saffron_quantizer.checkpoint.formats.registry import FORMATS, quantization_of
 from saffron_quantizer.checkpoint.reader import CheckpointReader
 from saffron_quantizer.checkpoint.tensor_file import malformed
-from saffron_quantizer.models.architectures import Architecture
-from saffron_quantizer.models.skeleton import architecture_of
+from saffron_quantizer.models.architectures import Architecture, InputGroup
+from saffron_quantizer.models.recognize import architecture_of
 from saffron_quantizer.precision import Activations, Precision, precision_of
 
 _MATRIX = 2
@@ -32,8 +32,10 @@ class Plan:
         spec: how its linears are quantized.
         layout: how they are stored.
         blocks: for each block the names of its tensors.
+        groups: for each block its input groups, by the linears' names inside it.
         outside: names of the tensors outside the blocks, which are copied.
         precisions: of each weight that is quantized, by its name.
+        unquantized: modules that an engine might take for linears to be quantized: the head, routers and the like.
         bytes: of all tensors as they will be stored.
     """
 
@@ -41,8 +43,10 @@ class Plan:
     spec: CandidateSpec
     layout: Format
     blocks: tuple[tuple[str, ...], ...]
+    groups: tuple[tuple[InputGroup, ...], ...]
     outside: tuple[str, ...]
     precisions: Mapping[str, Precision]
+    unquantized: tuple[str, ...]
     bytes: int
 
     def weight(self, index: int, linear: str) -> str:
@@ -62,7 +66,7 @@ class Plan:
         """
         return {
             f"{self.architecture.block(index)}.{linear}.input_scale": group[0]
-            for group in self.architecture.input_groups
+            for group in self.groups[index]
             for linear in group
             if self._is_static(self.weight(index, linear))
         }
@@ -87,20 +91,28 @@ def make_plan(reader: CheckpointReader, spec: CandidateSpec) -> Plan:
     """Plan a candidate of a model.
 
     Raises:
-        StageError: `ARCHITECTURE_UNSUPPORTED`, `MODEL_INCOMPLETE` for a linear that the folder lacks,
-            `SHAPE_UNSUPPORTED` for one whose columns the group size does not divide, `ROWS_UNSUPPORTED` for one whose
-            rows the format can't pack.
+        StageError: `ARCHITECTURE_UNSUPPORTED`, also where the candidate asks more of it than is known of it,
+            `MODEL_INCOMPLETE` for a linear that the folder lacks, `SHAPE_UNSUPPORTED` for one whose columns the group
+            size does not divide, `ROWS_UNSUPPORTED` for one whose rows the format can't pack.
     """
-    architecture = architecture_of(reader.config)
-    if quantization_of(reader.config) is not None:
-        subject = "quantization_config"
-        raise StageError(Failure(reason=FailureReason.ARCHITECTURE_UNSUPPORTED, subject=subject))
+    architecture = architecture_of(reader)
+    refuse_quantized(reader)
+    if architecture.inferred and (spec.smoothing is not None or spec.method in {Method.AWQ, Method.SMOOTHQUANT}):
+        subject = subject_of(f"{architecture.name}(smoothing)")
+        failure = Failure(reason=FailureReason.ARCHITECTURE_UNSUPPORTED, subject=subject)
+        raise StageError(failure, detail="smoothing needs a row in the table of architectures; RTN and GPTQ do not")
     count = reader.config.get("num_hidden_layers")
     if not isinstance(count, int) or count < 1:
         raise malformed("config.json(num_hidden_layers)")
     prefixes = [architecture.block(index) for index in range(count)]
-    linears = [f"{prefix}.{linear}.weight" for prefix in prefixes for linear in architecture.linears]
     blocks = tuple(tuple(sorted(n for n in reader.entries if n.startswith(f"{prefix}."))) for prefix in prefixes)
+    groups = tuple(_groups(architecture, f"{prefix}.", names) for prefix, names in zip(prefixes, blocks, strict=True))
+    linears = [
+        f"{prefix}.{linear}.weight"
+        for prefix, found in zip(prefixes, groups, strict=True)
+        for group in found
+        for linear in group
+    ]
     inside = {name for names in blocks for name in names}
     outside = tuple(
         sorted(n for n in reader.entries if n not in inside and not _is_spare_head(n, reader, architecture))
@@ -110,9 +122,40 @@ def make_plan(reader: CheckpointReader, spec: CandidateSpec) -> Plan:
     precisions = dict.fromkeys(linears, precision_of(spec))
     for name, precision in precisions.items():
         sizes[name] = _quantized_bytes(reader, name, layout, precision)
-    plan = Plan(architecture, spec, layout, blocks, outside, precisions, sum(sizes.values()))
+    plan = Plan(
+        architecture=architecture,
+        spec=spec,
+        layout=layout,
+        blocks=blocks,
+        groups=groups,
+        outside=outside,
+        precisions=precisions,
+        unquantized=_unquantized(reader, architecture, prefixes),
+        bytes=sum(sizes.values()),
+    )
     scales = sum(len(plan.fixed_scales(index)) for index in range(count))
     return replace(plan, bytes=plan.bytes + FIXED_SCALE_BYTES * scales)
+
+
+def refuse_quantized(reader: CheckpointReader) -> None:
+    """Refuse an original that is quantized already, by us or by others.
+
+    Raises:
+        StageError: `ARCHITECTURE_UNSUPPORTED`.
+    """
+    if quantization_of(reader.config) is not None:
+        subject = "quantization_config"
+        raise StageError(Failure(reason=FailureReason.ARCHITECTURE_UNSUPPORTED, subject=subject))
+
+
+def _groups(architecture: Architecture, prefix: str, names: Iterable[str]) -> tuple[InputGroup, ...]:
+    """The input groups of a block that has tensors of these names."""
+    return architecture.groups(name.removeprefix(prefix).removesuffix(".weight") for name in names)
+
+
+def _unquantized(reader: CheckpointReader, architecture: Architecture, prefixes: Iterable[str]) -> tuple[str, ...]:
+    inside = [f"{prefix}.{kept}" for prefix in prefixes for kept in architecture.kept]
+    return (architecture.head, *architecture.unquantized, *(n for n in inside if f"{n}.weight" in reader.entries))
 
 
 def _quantized_bytes(reader: CheckpointReader, name: str, layout: Format, precision: Precision) -> int:

@@ -64,7 +64,7 @@ def needs(reader: CheckpointReader, plan: Plan, sequences: Sequence[Tensor], dty
     written = plan.bytes // len(plan.blocks)
     outside = max((reader.entry(name).bytes for name in plan.outside), default=0)
     companions = sum(path.stat().st_size for path in companion_files(reader.folder))
-    groups = [_shape(reader, plan, group) for group in plan.architecture.input_groups]
+    groups = {_shape(reader, plan, index, group) for index, groups in enumerate(plan.groups) for group in groups}
     if not sequences:
         largest = max(reader.entry(name).elements for name in plan.precisions)
         return Needs(outside, 2 * stored + 2 * written, 0, _COPIES * _FLOAT * largest, 0, plan.bytes + companions)
@@ -72,6 +72,8 @@ def needs(reader: CheckpointReader, plan: Plan, sequences: Sequence[Tensor], dty
     batches = [batch.tokens.numel() for batch in make_batches(sequences)]
     width = max(columns for _, columns in groups)
     hidden = int(reader.config["hidden_size"])
+    # What a mixture reads, too, and a few numbers of experts.
+    mixture = hidden if plan.architecture.mixture else 0
     lasts = [reader.entry(plan.weight(0, sublayer.last)).shape[1] for sublayer in plan.architecture.sublayers]
     return Needs(
         outside=outside + copies * outside,
@@ -79,14 +81,14 @@ def needs(reader: CheckpointReader, plan: Plan, sequences: Sequence[Tensor], dty
         # The widest linear's input, the two that it is made of, and a float copy of it for its Hessian.
         forward=max(batches) * (3 * width * dtype.itemsize + width * _FLOAT) + width * width * _FLOAT,
         rounding=max(_FLOAT * (_HESSIANS * columns**2 + _COPIES * rows * columns) for rows, columns in groups),
-        activations=sum(batches) * (hidden + sum(lasts)) * dtype.itemsize,
+        activations=sum(batches) * (hidden + mixture + sum(lasts)) * dtype.itemsize,
         checkpoint=plan.bytes + companions,
     )
 
 
-def _shape(reader: CheckpointReader, plan: Plan, group: Sequence[str]) -> tuple[int, int]:
-    """Rows and columns of linears that read one input, stacked."""
-    shapes = [reader.entry(plan.weight(0, linear)).shape for linear in group]
+def _shape(reader: CheckpointReader, plan: Plan, index: int, group: Sequence[str]) -> tuple[int, int]:
+    """Rows and columns of linears of a block that read one input, stacked."""
+    shapes = [reader.entry(plan.weight(index, linear)).shape for linear in group]
     return sum(shape[0] for shape in shapes), shapes[0][1]
 
 

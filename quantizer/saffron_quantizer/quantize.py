@@ -223,7 +223,7 @@ def _write_rest(folder: Path, reader: CheckpointReader, plan: Plan) -> tuple[dic
     copy_companions(reader.folder, folder)
     write_index(folder, sizes)
     modules = {weight.removesuffix(".weight"): precision for weight, precision in plan.precisions.items()}
-    quantization = plan.layout.config(modules, (plan.architecture.head,), plan.spec.kv_cache)
+    quantization = plan.layout.config(modules, plan.unquantized, plan.spec.kv_cache)
     config = {**reader.config, "quantization_config": quantization}
     write_json(folder / "config.json", config)
     files = {name: ((folder / name).stat().st_size, file_hash(folder / name)) for name in content_files(folder)}

@@ -1,7 +1,7 @@
 """One block of a model, quantized: its stored tensors, and what was learnt on the way."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 from torch import Tensor, nn
@@ -27,12 +27,14 @@ class BlockNotes:
         modules: linears quantized.
         max_damping: the largest damping that a Hessian needed, as a share of its mean diagonal.
         dead_columns: inputs that were 0 in every token, counted once for linears that share them.
+        all_token_experts: experts that saw so few tokens that they were calibrated on all tokens of their mixture.
         linears: what was learnt of each linear, in the order in which they are computed.
     """
 
     modules: int
     max_damping: float = 0.0
     dead_columns: int = 0
+    all_token_experts: int = 0
     linears: tuple[LinearNote, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -97,14 +99,15 @@ def calibrate_block(plan: Plan, index: int, walk: Walk, tensors: dict[str, Tenso
     stored: dict[str, Tensor] = {}
     groups: list[tuple[LinearNote, ...]] = []
     calibration = BlockCalibration(walk, index)
-    for group in plan.architecture.input_groups:
+    for group in plan.groups[index]:
         rounded = _round_group(plan, index, group, tensors, calibration)
         found = {plan.weight(index, each.note.name): each.quantized for each in rounded}
         put_weights(block, plan, index, {name: each.dequantize() for name, each in found.items()})
         stored |= store(plan, found)
         for name in found:
             del tensors[name]
-        groups.append(tuple(each.note for each in rounded))
+        few = calibration.sees_few(group[0])
+        groups.append(tuple(replace(each.note, all_tokens=few) for each in rounded))
         del rounded, found
     if plan.fixed_scales(index):
         stored |= measure_fixed_scales(plan, index, walk)
@@ -114,6 +117,7 @@ def calibrate_block(plan: Plan, index: int, walk: Walk, tensors: dict[str, Tenso
         modules=sum(map(len, groups)),
         max_damping=max(group[0].damping or 0.0 for group in groups),
         dead_columns=sum(group[0].dead_columns or 0 for group in groups),
+        all_token_experts=len({group[0].name.rpartition(".")[0] for group in groups if group[0].all_tokens}),
         linears=tuple(note for group in groups for note in group),
     )
     return QuantizedBlock(stored | tensors, notes)
@@ -128,7 +132,8 @@ def _round_group(
     if spec.method is Method.RTN:
         by_activity = spec.scale_search is ScaleSearch.HESSIAN
         return _to_nearest(plan, index, weights, calibration.squares(group[0]) if by_activity else None)
-    H = hessian_finish(calibration.gram(group[0]), calibration.tokens)
+    gram = calibration.gram(group[0])
+    H = hessian_finish(gram.sum, gram.tokens)
     try:
         return gptq_linears(weights, H, _grid(plan, index, weights), spec.act_order, spec.scale_search)
     except UnstableHessianError as error:

@@ -63,6 +63,10 @@ class LinearRow(ApiModel):
     dead_columns: int | None = Field(default=None, description="Inputs that were 0 in every calibration token.")
     act_order: str | None = Field(default=None, description="The order in which its columns were rounded.")
     scale_search: str | None = Field(default=None, description="How its scales were found.")
+    all_tokens: bool = Field(
+        default=False,
+        description="Whether its expert was sent so few tokens that it was calibrated on all of its mixture's.",
+    )
 
 
 class LayerRow(ApiModel):
@@ -72,6 +76,7 @@ class LayerRow(ApiModel):
     modules: int
     max_damping: float
     dead_columns: int
+    all_token_experts: int = Field(default=0, description="Experts that were sent too few tokens for themselves.")
     linears: list[LinearRow] = Field(default_factory=list)
 
 

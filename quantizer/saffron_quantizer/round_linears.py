@@ -33,6 +33,7 @@ class LinearNote:
         dead_columns: inputs that were 0 in every token.
         act_order: the order in which its columns were rounded.
         scale_search: how its scales were found.
+        all_tokens: whether it is one of an expert that is sent so few tokens that all of its mixture's were taken.
     """
 
     name: str
@@ -41,6 +42,7 @@ class LinearNote:
     dead_columns: int | None = None
     act_order: str | None = None
     scale_search: str | None = None
+    all_tokens: bool = False
 
 
 @dataclass(frozen=True)

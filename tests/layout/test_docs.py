@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tinymodels import support
 
 from saffron_api.failures import FAILURES, ExitCode
 from saffron_api.quantized_model import Gates, QuantizedModel
@@ -123,6 +124,11 @@ def test_the_tables_of_models_and_engines_are_the_ones_in_force() -> None:
     assert [tuple(row) for row in rows("models.md", "Engines")] == [
         (each.engine.value, each.what, each.isa, each.needs, each.support.value) for each in engines.TABLE
     ]
+
+
+def test_what_was_tried_is_what_the_tests_try() -> None:
+    """The table is printed by `PYTHONPATH=tests/quantizer .venv/bin/python -m tinymodels.support`."""
+    assert support.page() in (DOCS / "models.md").read_text()
 
 
 def test_every_value_of_the_chart_is_explained() -> None:

@@ -1,7 +1,7 @@
 """Tiny random models of every architecture, saved as any model is."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,29 +9,7 @@ import pytest
 import tokenizers
 import torch
 import transformers
-
-TINY: dict[str, Any] = {
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "vocab_size": 97,
-    "max_position_embeddings": 128,
-    # Ten times the usual, so that attention is not almost uniform and a wrong mask would show.
-    "initializer_range": 0.2,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-}
-SPECIAL: Mapping[str, Mapping[str, Any]] = {
-    "Llama": {},
-    "Mistral": {"sliding_window": 8},
-    "Qwen2": {},
-    "Qwen3": {},
-    "Gemma3Text": {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]},
-}
+from tinymodels.configs import SPECIAL, TINY
 
 TinyModel = Callable[..., Path]
 
@@ -54,6 +32,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
                     if parameter.dim() == 1:
                         # Norm gains and biases begin as constants, which would hide a part that was left out.
                         parameter.add_(0.1 * torch.randn_like(parameter))
+                    elif not parameter.any():
+                        # Some routers begin as zeros.
+                        parameter.normal_(std=TINY["initializer_range"])
             model.to(dtype).save_pretrained(made[key])
         return made[key]
 

@@ -107,7 +107,7 @@ def test_the_manifest_tells_what_was_learnt_of_each_linear(tiny_model, tmp_path,
         measured, damping, dead, orders, search = told
         for linear in linears.values():
             error, order = linear.pop("relative_error"), linear.pop("act_order")
-            assert linear == {"damping": damping, "dead_columns": dead, "scale_search": search}
+            assert linear == {"damping": damping, "dead_columns": dead, "scale_search": search, "all_tokens": False}
             assert (order in orders) if orders else order is None
             # Random weights of 4 bits: an error of some hundredths at most, and never none.
             assert (0 < error < 0.05) if measured else error is None
@@ -222,7 +222,7 @@ def test_gptq_is_nearer_to_the_original_than_rtn(tiny_model, tmp_path):
     assert errors[0] < errors[1]
 
 
-@pytest.mark.parametrize("architecture", ["Llama", "Gemma3Text"])
+@pytest.mark.parametrize("architecture", ["Llama", "Gemma3Text", "Mixtral", "GPTNeoX"])
 def test_activations_in_a_file_change_no_bit(tiny_model, tmp_path, architecture):
     model = tiny_model(architecture)
     # None fits, some fit, all fit.

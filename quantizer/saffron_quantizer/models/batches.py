@@ -4,6 +4,7 @@ Padding is on the right. In a causal model no token sees one to its right, so re
 padding behind them and no mask is needed for it; whoever gathers statistics leaves the padding out by `real`.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,11 +37,13 @@ class Batch:
         return torch.arange(self.tokens.shape[1])[None, :] < torch.tensor(self.lengths)[:, None]
 
 
-def make_batches(sequences: Sequence[Tensor]) -> list[Batch]:
+def make_batches(sequences: Sequence[Tensor], *, limits: Sequence[int] = ()) -> list[Batch]:
     """Lay sequences out as batches, the longest first.
 
     Args:
         sequences: 1-D int64 token ids, each at least one.
+        limits: ascending lengths beyond which a model computes otherwise or not at all. No sequence is padded beyond
+            one, and no batch holds sequences from both sides of one.
 
     Raises:
         ValueError: a sequence is empty or not 1-D.
@@ -50,19 +53,27 @@ def make_batches(sequences: Sequence[Tensor]) -> list[Batch]:
     batches: list[Batch] = []
     rows: list[int] = []
     for position in sorted(range(len(sequences)), key=lambda index: (-len(sequences[index]), index)):
-        if rows and (len(rows) + 1) * _padded(len(sequences[rows[0]])) > BATCH_TOKENS:
-            batches.append(_batch(sequences, rows))
+        longest = len(sequences[rows[0]]) if rows else 0
+        full = (len(rows) + 1) * _padded(longest, limits) > BATCH_TOKENS
+        if rows and (full or _side(len(sequences[position]), limits) != _side(longest, limits)):
+            batches.append(_batch(sequences, rows, limits))
             rows = []
         rows.append(position)
-    return [*batches, _batch(sequences, rows)] if rows else batches
+    return [*batches, _batch(sequences, rows, limits)] if rows else batches
 
 
-def _padded(length: int) -> int:
-    return -(-length // LENGTH_STEP) * LENGTH_STEP
+def _side(length: int, limits: Sequence[int]) -> int:
+    """How many limits a length is beyond."""
+    return bisect_left(limits, length)
 
 
-def _batch(sequences: Sequence[Tensor], rows: Sequence[int]) -> Batch:
-    tokens = torch.zeros(len(rows), _padded(len(sequences[rows[0]])), dtype=torch.int64)
+def _padded(length: int, limits: Sequence[int]) -> int:
+    padded = -(-length // LENGTH_STEP) * LENGTH_STEP
+    return min([padded, *limits[_side(length, limits) :][:1]])
+
+
+def _batch(sequences: Sequence[Tensor], rows: Sequence[int], limits: Sequence[int]) -> Batch:
+    tokens = torch.zeros(len(rows), _padded(len(sequences[rows[0]]), limits), dtype=torch.int64)
     for row, position in enumerate(rows):
         tokens[row, : len(sequences[position])] = sequences[position]
     return Batch(tuple(rows), tuple(len(sequences[position]) for position in rows), tokens)

@@ -19,11 +19,10 @@ from saffron_quantizer.algorithms.hessian import add_to_gram, empty_gram
 from saffron_quantizer.models.activations import Shelf
 from saffron_quantizer.models.architectures import Sublayer
 from saffron_quantizer.models.compute import products_in_bfloat16
+from saffron_quantizer.models.expert_calibration import ExpertCalibration
+from saffron_quantizer.models.gram import Gram
+from saffron_quantizer.models.listening import first_call
 from saffron_quantizer.models.stream import Walk
-
-
-class _EnoughError(Exception):
-    """The linear that is listened to has been reached; the rest of the block need not run."""
 
 
 class BlockCalibration:
@@ -35,34 +34,41 @@ class BlockCalibration:
         self._index = index
         self._block = walk.stream.blocks[index]
         self._sublayers = walk.stream.architecture.sublayers
+        self._mixture = walk.stream.architecture.mixture
+        self._experts: ExpertCalibration | None = None
+        self._of_all: Gram | None = None
         self._batch = 0
         count = len(walk.batches)
         self._inputs = {sublayer.module: walk.memory.shelf(count) for sublayer in self._sublayers}  # of its last linear
         self._outputs = {part: walk.memory.shelf(count) for part, _ in self._block.named_children()}
         self._pairs: set[str] = set()  # parts whose output is a pair of a tensor and None
 
-    @property
-    def tokens(self) -> int:
-        """Tokens that each linear reads, those of all ranks."""
-        return self._walk.tokens
+    def sees_few(self, linear: str) -> bool:
+        """Whether a linear is one of an expert that is calibrated on all tokens, since it is sent so few."""
+        experts = self._experts_of(linear)
+        return experts is not None and experts.sees_few(linear)
 
-    def gram(self, linear: str) -> Tensor:
-        """Run the block up to a linear and sum xᵀx of the tokens that it reads, padding left out.
+    def gram(self, linear: str) -> Gram:
+        """Run the block up to a linear and sum xᵀx of the tokens that it reads, in all ranks, padding left out.
 
         Args:
             linear: its name inside the block.
-
-        Returns:
-            The raw sum over the tokens of all ranks, lower triangle of [d, d] float32.
         """
+        shared = self.sees_few(linear) and not linear.endswith(f".{self._mixture.down}") if self._mixture else False
+        if shared and self._of_all is not None:
+            return self._of_all
         gram = empty_gram(self._columns(linear))
 
         def add(x: Tensor) -> None:
             with products_in_bfloat16(x.dtype):
                 add_to_gram(x, gram)
 
-        self._listen(linear, add)
-        return self._walk.ranks.sum(gram)
+        tokens = self._listen(linear, add)
+        found = Gram(self._walk.ranks.sum(gram), tokens)
+        if shared:
+            # Whichever expert it is, what it reads first is all tokens.
+            self._of_all = found
+        return found
 
     def squares(self, linear: str) -> Tensor:
         """As `gram`, but its diagonal only, [d] float32."""
@@ -82,27 +88,32 @@ class BlockCalibration:
             self._drop(number)
 
     @torch.no_grad()
-    def _listen(self, linear: str, take: Callable[[Tensor], None]) -> None:
-        """Run the block up to a linear, and hand over what it reads: [tokens, d] of each batch, without padding."""
+    def _listen(self, linear: str, take: Callable[[Tensor], None]) -> int:
+        """Run the block up to a linear, and hand over what it reads: [tokens, d] of each batch, without padding.
+
+        Returns:
+            How many tokens that were, in all ranks.
+        """
+        experts = self._experts_of(linear)
+        if experts is not None:
+            return experts.listen(linear, take)
         sublayer = next((sublayer for sublayer in self._sublayers if sublayer.last == linear), None)
-
-        def listen(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-            real = self._walk.batches[self._batch].real
-            x = args[0]  # [rows, padded length, d]
-            take(x.flatten(0, 1) if bool(real.all()) else x[real])
+        module = self._block.get_submodule(linear)
+        for number, batch in enumerate(self._walk.batches):
+            (x,) = first_call(module, lambda number=number: self._run(number))  # type: ignore[misc]
+            flat = x.reshape(-1, x.shape[-1])  # [rows · padded length, d]
+            take(flat if bool(batch.real.all()) else flat[batch.real.flatten()])
             if sublayer is not None:
-                self._inputs[sublayer.module][self._batch] = x
-            raise _EnoughError
+                self._inputs[sublayer.module][number] = x
+        return self._walk.tokens
 
-        handle = self._block.get_submodule(linear).register_forward_pre_hook(listen)
-        try:
-            for number in range(len(self._walk.batches)):
-                try:
-                    self._run(number)
-                except _EnoughError:
-                    continue
-        finally:
-            handle.remove()
+    def _experts_of(self, linear: str) -> ExpertCalibration | None:
+        """The experts of the block, if a linear is part of one."""
+        if self._mixture is None or self._mixture.expert_of(linear) is None:
+            return None
+        if self._experts is None:
+            self._experts = ExpertCalibration(self._block, self._mixture, self._walk, self._run)
+        return self._experts
 
     def _run(self, number: int) -> Tensor:
         """Run the block for a batch, without what is known; keep the outputs of the parts that come to their end."""

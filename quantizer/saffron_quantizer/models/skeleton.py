@@ -1,22 +1,23 @@
 """A model's modules without its weights: transformers' own classes, into which weights are put block by block."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-import transformers
-from accelerate import init_empty_weights
 from torch import Tensor, nn
-from transformers.initialization import no_init_weights
 
 from saffron_api.candidate import KvCache
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
-from saffron_quantizer.models.architectures import Architecture, find_architecture
+from saffron_quantizer.models.experts import unpack
 from saffron_quantizer.models.fp8_linear import Fp8Linear, StaticFp8Linear
 from saffron_quantizer.models.int8_linear import Int8Linear
 from saffron_quantizer.models.kv_cache import Fp8KvCache
+from saffron_quantizer.models.recognize import architecture_of
+from saffron_quantizer.models.weightless import without_weights
 from saffron_quantizer.precision import Activations, Precision
 
 ROUNDING_LINEARS: dict[Activations, type[nn.Module]] = {
@@ -67,29 +68,19 @@ class Skeleton:
             StageError: `ARCHITECTURE_UNSUPPORTED` if no row of our table fits config.json; `MODEL_MALFORMED` if
                 transformers can't make sense of it or a tensor has another shape; `MODEL_INCOMPLETE` if one is missing.
         """
-        self.architecture = architecture_of(source.config)
+        self.architecture = architecture_of(source)
         self.dtype = dtype
         self._source = source
-        try:
-            config = transformers.AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
-            with no_init_weights(), init_empty_weights(include_buffers=False):
-                self.model = transformers.AutoModelForCausalLM.from_config(
-                    config, dtype=dtype, attn_implementation="sdpa"
-                )
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise StageError(Failure(reason=FailureReason.MODEL_MALFORMED, subject="config.json")) from error
-        self.config = config
-        self.model.eval()
+        self.model = without_weights(source.folder, dtype)
+        self.config = self.model.config
+        self._give_names_of_the_file()
         self.blocks: nn.ModuleList = self.model.get_submodule(self.architecture.blocks)
         for index, block in enumerate(self.blocks):
-            for name in self.architecture.linears:
-                precision = source.precision(f"{self.architecture.block(index)}.{name}.weight")
-                if precision is not None and precision.activations in ROUNDING_LINEARS:
-                    _replace(block, name, ROUNDING_LINEARS[precision.activations])
+            self._make_linears(block, self.architecture.block(index))
         self.kv_caches = self._kv_caches()
         # Before any work, so that a folder with a hole never becomes a checkpoint with one.
         for name, parameter in self.model.named_parameters():
-            if name != f"{self.architecture.head}.weight" or not config.tie_word_embeddings:
+            if name != f"{self.architecture.head}.weight" or not self.config.tie_word_embeddings:
                 source.require(name, tuple(parameter.shape))
 
     def read_block(self, index: int) -> dict[str, Tensor]:
@@ -107,15 +98,67 @@ class Skeleton:
         """
         return self._load(self.blocks[index], self.architecture.block(index), tensors.__getitem__)
 
-    def load_embedding(self) -> nn.Module:
-        """Put its weights into the token embedding and return it."""
-        name = self.architecture.embedding
-        return self._load(self.model.get_submodule(name), name, self._source.read)
+    @property
+    def inner(self) -> nn.Module:
+        """The module that embeds tokens, calls the blocks one after the other, and ends with a norm."""
+        inner: nn.Module = self.model.get_submodule(self.architecture.blocks.rpartition(".")[0])
+        return inner
 
-    def load_final_norm(self) -> nn.Module:
-        """Put its weights into the norm after the last block and return it."""
-        name = self.architecture.final_norm
-        return self._load(self.model.get_submodule(name), name, self._source.read)
+    @property
+    def final(self) -> list[tuple[str, nn.Module]]:
+        """The modules after the last block that this model has, by name, in their order."""
+        modules = dict(self.model.named_modules())
+        return [(name, modules[name]) for name in self.architecture.final if name in modules]
+
+    @property
+    def length_limits(self) -> tuple[int, ...]:
+        """Ascending lengths beyond which the model computes otherwise: with other rotary factors, or not at all."""
+        rope = getattr(self.config, "rope_parameters", None) or {}
+        found = (rope.get("original_max_position_embeddings"), self._positions)
+        return tuple(sorted({limit for limit in found if limit is not None}))
+
+    def require_positions(self, length: int) -> None:
+        """Refuse sequences of more tokens than the model has positions.
+
+        Raises:
+            StageError: `SPEC_INVALID`.
+        """
+        if self._positions is not None and length > self._positions:
+            subject = subject_of(f"maxTokens={length}(max_position_embeddings={self._positions})")
+            raise StageError(Failure(reason=FailureReason.SPEC_INVALID, subject=subject))
+
+    @property
+    def _positions(self) -> int | None:
+        found: int | None = getattr(self.config, "max_position_embeddings", None)
+        return found
+
+    @contextmanager
+    def embedding(self) -> Iterator["Embedding"]:
+        """What comes before the first block, with its weights for as long as the context lasts."""
+        inner, final = self.inner, {module for _, module in self.final}
+        prefix = self.architecture.blocks.rpartition(".")[0]
+        parts = [
+            (f"{prefix}.{name}", module)
+            for name, module in inner.named_children()
+            if module is not self.blocks and module not in final
+        ]
+        for name, module in parts:
+            self._load(module, name, self._source.read)
+        try:
+            yield Embedding(self)
+        finally:
+            for _, module in parts:
+                unload(module)
+
+    @contextmanager
+    def ending(self) -> Iterator[Callable[[Tensor], Tensor]]:
+        """What comes between the last block and the head, with its weights for as long as the context lasts."""
+        modules = [self._load(module, name, self._source.read) for name, module in self.final]
+        try:
+            yield nn.Sequential(*modules)
+        finally:
+            for module in modules:
+                unload(module)
 
     def read_head(self) -> Tensor:
         """Read the output projection, [vocabulary, hidden]: its own, or the embedding where they are tied."""
@@ -128,6 +171,20 @@ class Skeleton:
             return None
         prefixes = [f"{self.architecture.block(n)}.{self.architecture.attention}" for n in range(len(self.blocks))]
         return [Fp8KvCache(*(self._source.read(f"{prefix}.{scale}") for scale in _KV_SCALES)) for prefix in prefixes]
+
+    def _give_names_of_the_file(self) -> None:
+        for renamed in self.architecture.renamed:
+            for name in [name for name, _ in self.model.named_modules() if fnmatchcase(name, renamed.module)]:
+                _rename(self.model, name, renamed.leaf)
+
+    def _make_linears(self, block: nn.Module, prefix: str) -> None:
+        """Give each expert its linears, and each linear that rounds its inputs the module that does so."""
+        if self.architecture.mixture is not None:
+            unpack(block, self.architecture.mixture, self.dtype)
+        for name, module in list(block.named_modules()):
+            precision = self._source.precision(f"{prefix}.{name}.weight") if isinstance(module, nn.Linear) else None
+            if precision is not None and precision.activations in ROUNDING_LINEARS:
+                _replace(block, name, ROUNDING_LINEARS[precision.activations])
 
     def _load(self, module: nn.Module, prefix: str, read: Callable[[str], Tensor]) -> nn.Module:
         """Read each parameter of a module by its name in the checkpoint.
@@ -146,20 +203,6 @@ def unload(module: nn.Module) -> None:
             setattr(owner, name, nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False))
 
 
-def architecture_of(config: dict[str, Any]) -> Architecture:
-    """The row of our table for a config.json.
-
-    Raises:
-        StageError: `ARCHITECTURE_UNSUPPORTED`.
-    """
-    names = config.get("architectures") or ["(none)"]
-    found = find_architecture(str(names[0]), str(config.get("model_type")))
-    if found is None:
-        subject = subject_of(f"{names[0]}({config.get('model_type')})")
-        raise StageError(Failure(reason=FailureReason.ARCHITECTURE_UNSUPPORTED, subject=subject))
-    return found
-
-
 @dataclass(frozen=True)
 class BlockInputs:
     """What a block is called with besides hidden states.
@@ -176,29 +219,64 @@ class _Recorder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.hidden = torch.empty(0)
         self.keywords: dict[str, Any] = {}
 
     def forward(self, hidden: Tensor, **keywords: Any) -> Tensor:  # noqa: ANN401 - whatever transformers passes
-        """Keep the keywords, and change nothing."""
-        self.keywords = keywords
+        """Keep both, and change nothing."""
+        self.hidden, self.keywords = hidden, keywords
         return hidden
 
 
-def block_inputs(skeleton: Skeleton, length: int) -> list[BlockInputs]:
-    """What each block is called with for sequences of a length.
+class Embedding:
+    """What comes before the first block, as transformers computes it: its forward runs with recorders for blocks.
 
-    Masks (sliding in some layers, full in others) and rotary embeddings are transformers' own: its forward runs with
-    recorders in the place of the blocks.
+    So positions, scales and projections of the embedding are its own, and so are the masks (sliding in some layers,
+    full in others) and the rotary embedding.
     """
-    inner = skeleton.model.get_submodule(skeleton.architecture.blocks.rpartition(".")[0])
-    recorders = [_Recorder() for _ in skeleton.blocks]
-    norm = inner.norm
-    inner.layers, inner.norm = nn.ModuleList(recorders), nn.Identity()
+
+    def __init__(self, skeleton: Skeleton) -> None:
+        self._skeleton = skeleton
+
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """What the first block reads, [rows, length] int64 -> [rows, length, hidden]."""
+        return self._run(tokens)[0].hidden
+
+    def inputs(self, tokens: Tensor) -> list[BlockInputs]:
+        """What each block is called with for sequences as long as this one, [1, length] int64."""
+        return [BlockInputs(recorder.keywords) for recorder in self._run(tokens)]
+
+    def _run(self, tokens: Tensor) -> list[_Recorder]:
+        skeleton, inner = self._skeleton, self._skeleton.inner
+        recorders = [_Recorder() for _ in skeleton.blocks]
+        final = [name.rpartition(".")[2] for name, _ in skeleton.final]
+        leaf = skeleton.architecture.blocks.rpartition(".")[2]
+        with _children(inner, {leaf: nn.ModuleList(recorders), **{name: nn.Identity() for name in final}}):
+            inner(tokens, use_cache=False)
+        return recorders
+
+
+@contextmanager
+def _children(module: nn.Module, others: Mapping[str, nn.Module]) -> Iterator[None]:
+    """Let other modules stand for some of a module's children."""
+    own = {name: module.get_submodule(name) for name in others}
+    for name, other in others.items():
+        setattr(module, name, other)
     try:
-        inner(inputs_embeds=torch.zeros(1, length, skeleton.config.hidden_size, dtype=skeleton.dtype), use_cache=False)
+        yield
     finally:
-        inner.layers, inner.norm = skeleton.blocks, norm
-    return [BlockInputs(recorder.keywords) for recorder in recorders]
+        for name, child in own.items():
+            setattr(module, name, child)
+
+
+def _rename(model: nn.Module, name: str, leaf: str) -> None:
+    """Register a module under another name; its owner's code still finds it by the one that it knows."""
+    parent, _, known = name.rpartition(".")
+    owner = model.get_submodule(parent)
+    module = owner.get_submodule(known)
+    delattr(owner, known)
+    owner.add_module(leaf, module)
+    object.__setattr__(owner, known, module)
 
 
 def _replace(block: nn.Module, name: str, kind: type[nn.Module]) -> None:

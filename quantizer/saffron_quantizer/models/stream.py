@@ -14,7 +14,7 @@ from saffron_quantizer.models.activations import ActivationMemory, Shelf
 from saffron_quantizer.models.batches import Batch, make_batches
 from saffron_quantizer.models.compute import compute_dtype
 from saffron_quantizer.models.kv_cache import KvCache, with_cache
-from saffron_quantizer.models.skeleton import BlockInputs, Skeleton, block_inputs, unload
+from saffron_quantizer.models.skeleton import BlockInputs, Embedding, Skeleton, unload
 from saffron_quantizer.ranks import ALONE, Ranks
 
 
@@ -110,12 +110,11 @@ class ModelStream:
                     walk.advance(index)
                 if on_block is not None:
                     on_block(index + 1, self.n_blocks)
-        norm = self._skeleton.load_final_norm()
         final: list[Tensor] = [torch.empty(0)] * len(sequences)
-        for batch, state in zip(walk.batches, walk.states, strict=True):
-            for row, (position, length) in enumerate(zip(batch.positions, batch.lengths, strict=True)):
-                final[position] = norm(state[row, :length])
-        unload(norm)
+        with self._skeleton.ending() as ending:
+            for batch, state in zip(walk.batches, walk.states, strict=True):
+                for row, (position, length) in enumerate(zip(batch.positions, batch.lengths, strict=True)):
+                    final[position] = ending(state[row, :length])
         return final
 
     @torch.no_grad()
@@ -150,14 +149,18 @@ class ModelStream:
             sequences: 1-D int64 token ids of any lengths, those of all ranks.
             memory: where activations are kept; by default in memory, without a bound.
             ranks: the processes that walk together.
+
+        Raises:
+            StageError: `SPEC_INVALID` if a sequence has more tokens than the model has positions.
         """
-        batches = make_batches(ranks.share(sequences))
+        self._skeleton.require_positions(max(len(sequence) for sequence in sequences))
+        batches = make_batches(ranks.share(sequences), limits=self._skeleton.length_limits)
         kept = memory or ActivationMemory()
         states = kept.shelf(len(batches))
-        embedding = self._skeleton.load_embedding()
-        for number, batch in enumerate(batches):
-            states[number] = embedding(batch.tokens)
-        unload(embedding)
+        with self._skeleton.embedding() as embedding:
+            for number, batch in enumerate(batches):
+                self._remember_inputs(embedding, batch)
+                states[number] = embedding.hidden(batch.tokens)
         return Walk(self, batches, states, kept, ranks, tokens=sum(map(len, sequences)))
 
     @contextmanager
@@ -176,10 +179,15 @@ class ModelStream:
 
     def inputs(self, index: int, batch: Batch, cache: KvCache | None = None) -> dict[str, object]:
         """What block `index` is called with besides a batch's hidden states."""
-        length = batch.tokens.shape[1]
-        if length not in self._inputs:
-            self._inputs[length] = block_inputs(self._skeleton, length)
-        keywords = self._inputs[length][index].keywords
+        if batch.tokens.shape[1] not in self._inputs:
+            with self._skeleton.embedding() as embedding:
+                self._remember_inputs(embedding, batch)
+        keywords = self._inputs[batch.tokens.shape[1]][index].keywords
         if cache is None and self._skeleton.kv_caches is not None:
             cache = self._skeleton.kv_caches[index]
         return keywords if cache is None else with_cache(keywords, cache, self.architecture.block(index))
+
+    def _remember_inputs(self, embedding: Embedding, batch: Batch) -> None:
+        length = batch.tokens.shape[1]
+        if length not in self._inputs:
+            self._inputs[length] = embedding.inputs(batch.tokens[:1])

@@ -1,0 +1,34 @@
+"""transformers' model for a config.json, with parameters on torch's meta device, where they take no memory."""
+
+from pathlib import Path
+
+import torch
+import transformers
+from accelerate import init_empty_weights
+from transformers import PreTrainedModel
+from transformers.initialization import no_init_weights
+
+from saffron_api.failures import Failure, FailureReason, StageError
+
+
+def without_weights(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """Make the modules of a model. Their buffers are real.
+
+    Args:
+        folder: where config.json is.
+        dtype: of the parameters.
+
+    Raises:
+        StageError: `MODEL_MALFORMED` if transformers can't make sense of the config.
+    """
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        # torch's own attention leaves the cap of attention logits out, and says nothing.
+        capped = getattr(config, "attn_logit_softcapping", None) is not None
+        with no_init_weights(), init_empty_weights(include_buffers=False):
+            model: PreTrainedModel = transformers.AutoModelForCausalLM.from_config(
+                config, dtype=dtype, attn_implementation="eager" if capped else "sdpa"
+            )
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise StageError(Failure(reason=FailureReason.MODEL_MALFORMED, subject="config.json")) from error
+    return model.eval()
