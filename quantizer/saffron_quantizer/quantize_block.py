@@ -11,7 +11,6 @@ from saffron_api.failures import Failure, FailureReason, StageError, subject_of
 from saffron_quantizer.algorithms.gptq import UnstableHessianError
 from saffron_quantizer.algorithms.hessian import hessian_finish
 from saffron_quantizer.algorithms.quantized import Quantized
-from saffron_quantizer.checkpoint.reader import CheckpointReader
 from saffron_quantizer.models.calibration import BlockCalibration
 from saffron_quantizer.models.stream import Walk
 from saffron_quantizer.plan import Plan
@@ -57,49 +56,62 @@ class QuantizedBlock:
     notes: BlockNotes
 
 
-def round_block(reader: CheckpointReader, plan: Plan, index: int) -> QuantizedBlock:
-    """Quantize a block by RTN, which reads no data."""
-    tensors = {name: reader.read(name) for name in plan.blocks[index]}
-    quantized: dict[str, Quantized] = {}
+def round_block(plan: Plan, index: int, tensors: dict[str, Tensor]) -> QuantizedBlock:
+    """Quantize a block by RTN, which reads no data.
+
+    Args:
+        plan: what becomes of each tensor.
+        index: of the block.
+        tensors: the block's, by name. Each is taken out once it is quantized, so that memory holds it no longer.
+    """
+    stored: dict[str, Tensor] = {}
     notes: list[LinearNote] = []
     for name in plan.blocks[index]:
         if name not in plan.precisions:
             continue
         linear = name.removeprefix(f"{plan.architecture.block(index)}.").removesuffix(".weight")
-        (found,) = rtn_linears({linear: tensors[name]}, plan.precisions[name], plan.spec.scale_search)
-        quantized[name] = found.quantized
+        (found,) = rtn_linears({linear: tensors.pop(name)}, plan.precisions[name], plan.spec.scale_search)
+        stored |= store(plan, {name: found.quantized})
         notes.append(found.note)
-    return QuantizedBlock(store(plan, tensors, quantized), BlockNotes(len(quantized), linears=tuple(notes)))
+    return QuantizedBlock(stored | tensors, BlockNotes(len(notes), linears=tuple(notes)))
 
 
-def calibrate_block(reader: CheckpointReader, plan: Plan, index: int, walk: Walk) -> QuantizedBlock:
+def calibrate_block(plan: Plan, index: int, walk: Walk, tensors: dict[str, Tensor]) -> QuantizedBlock:
     """Quantize a loaded block by what its linears read, and take the walk past it.
 
     Linears are taken in the order in which they are computed, and each is calibrated on what it reads once those before
     it are quantized. At the end the block holds the dequantized weights.
 
+    Args:
+        plan: what becomes of each tensor.
+        index: of the block.
+        walk: stands before it.
+        tensors: the block's, by name. Each is taken out once it is quantized, so that memory holds it no longer.
+
     Raises:
         StageError: `NUMERICALLY_UNSTABLE` if a Hessian can't be factorized.
     """
     block = walk.stream.blocks[index]
-    tensors = {name: reader.read(name) for name in plan.blocks[index]}
-    quantized: dict[str, Quantized] = {}
+    stored: dict[str, Tensor] = {}
     groups: list[tuple[LinearNote, ...]] = []
     calibration = BlockCalibration(walk, index)
     for group in plan.architecture.input_groups:
         rounded = _round_group(plan, index, group, tensors, calibration)
         found = {plan.weight(index, each.note.name): each.quantized for each in rounded}
         put_weights(block, plan, index, {name: each.dequantize() for name, each in found.items()})
-        quantized |= found
+        stored |= store(plan, found)
+        for name in found:
+            del tensors[name]
         groups.append(tuple(each.note for each in rounded))
+        del rounded, found
     calibration.advance()
     notes = BlockNotes(
-        modules=len(quantized),
+        modules=sum(map(len, groups)),
         max_damping=max(group[0].damping or 0.0 for group in groups),
         dead_columns=sum(group[0].dead_columns or 0 for group in groups),
         linears=tuple(note for group in groups for note in group),
     )
-    return QuantizedBlock(store(plan, tensors, quantized), notes)
+    return QuantizedBlock(stored | tensors, notes)
 
 
 def _round_group(
@@ -119,14 +131,11 @@ def _round_group(
         raise StageError(Failure(reason=FailureReason.NUMERICALLY_UNSTABLE, subject=subject)) from error
 
 
-def store(plan: Plan, tensors: Mapping[str, Tensor], quantized: Mapping[str, Quantized]) -> dict[str, Tensor]:
-    """A block's tensors as they are written: the layout's for each quantized weight, the rest as they are."""
+def store(plan: Plan, quantized: Mapping[str, Quantized]) -> dict[str, Tensor]:
+    """Quantized weights as the layout writes them."""
     stored: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        if name in quantized:
-            stored |= plan.layout.stored(name, quantized[name], plan.precisions[name])
-        else:
-            stored[name] = tensor
+    for name, each in quantized.items():
+        stored |= plan.layout.stored(name, each, plan.precisions[name])
     return stored
 
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from saffron_api.candidate import ActOrder, ScaleSearch
 from saffron_quantizer.algorithms.gptq import Order, Rounding, factorize, gptq
-from saffron_quantizer.algorithms.quantized import Quantized
+from saffron_quantizer.algorithms.quantized import Grid, Quantized
 from saffron_quantizer.algorithms.rtn import rtn
 from saffron_quantizer.algorithms.scales import LEAST_SQUARES, MIN_MAX, Search
 from saffron_quantizer.precision import Precision
@@ -96,14 +97,8 @@ def gptq_linears(
     W = torch.cat([weight.float() for weight in weights.values()])
     grid = precision.grid(next(iter(weights.values())).dtype)
     rows = [len(weight) for weight in weights.values()]
-    best: Rounding | None = None
-    for order in ORDERS[act_order or ActOrder.AUTO]:
-        factor = factorize(H, order)
-        rounding = gptq(W, factor, grid, _search(asked, factor.cost))
-        if best is None or rounding.loss.sum() < best.loss.sum():
-            best, used = rounding, factor
-    if best is None:
-        raise ValueError("no order is tried")
+    tried = [_gptq(W, H, order, grid, asked) for order in ORDERS[act_order or ActOrder.AUTO]]
+    best, used = min(tried, key=lambda one: float(one[0].loss.sum()))
     energy = ((W @ H) * W).sum(dim=1)
     return [
         RoundedLinear(
@@ -111,16 +106,21 @@ def gptq_linears(
             LinearNote(
                 name,
                 relative_error=_ratio(lost, there),
-                damping=used.damping,
-                dead_columns=int(used.dead.sum()),
-                act_order=used.order.value,
                 scale_search=asked.value,
+                **used,
             ),
         )
         for name, quantized, lost, there in zip(
             weights, best.quantized.split(rows), torch.split(best.loss, rows), torch.split(energy, rows), strict=True
         )
     ]
+
+
+def _gptq(W: Tensor, H: Tensor, order: Order, grid: Grid, asked: ScaleSearch) -> tuple[Rounding, dict[str, Any]]:
+    """Round in one order. Of the factor, which is as large as H, only the notes outlast this."""
+    factor = factorize(H, order)
+    told = {"damping": factor.damping, "dead_columns": int(factor.dead.sum()), "act_order": factor.order.value}
+    return gptq(W, factor, grid, _search(asked, factor.cost)), told
 
 
 def _search(asked: ScaleSearch, importance: Tensor | None) -> Search:
