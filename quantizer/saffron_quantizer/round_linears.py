@@ -11,7 +11,7 @@ from saffron_api.candidate import ActOrder, ScaleSearch
 from saffron_quantizer.algorithms.gptq import Order, Rounding, factorize, gptq
 from saffron_quantizer.algorithms.quantized import Grid, Quantized
 from saffron_quantizer.algorithms.rtn import rtn
-from saffron_quantizer.algorithms.scales import LEAST_SQUARES, MIN_MAX, Search
+from saffron_quantizer.algorithms.scales import LEAST_SQUARES, MIN_MAX, UNCLIPPED, Search
 from saffron_quantizer.precision import Precision
 
 ORDERS: dict[ActOrder, tuple[Order, ...]] = {
@@ -67,7 +67,7 @@ def rtn_linears(
         importance: [d] float32 for `ScaleSearch.HESSIAN`: the sum of each input's squares.
     """
     asked = scale_search or ScaleSearch.MSE
-    search = _search(asked, importance)
+    search = _search(asked, importance, UNCLIPPED)
     return [
         RoundedLinear(rtn(W, precision.grid(W.dtype), search), LinearNote(name, scale_search=asked.value))
         for name, W in weights.items()
@@ -120,15 +120,15 @@ def _gptq(W: Tensor, H: Tensor, order: Order, grid: Grid, asked: ScaleSearch) ->
     """Round in one order. Of the factor, which is as large as H, only the notes outlast this."""
     factor = factorize(H, order)
     told = {"damping": factor.damping, "dead_columns": int(factor.dead.sum()), "act_order": factor.order.value}
-    return gptq(W, factor, grid, _search(asked, factor.cost)), told
+    return gptq(W, factor, grid, _search(asked, factor.cost, LEAST_SQUARES)), told
 
 
-def _search(asked: ScaleSearch, importance: Tensor | None) -> Search:
+def _search(asked: ScaleSearch, importance: Tensor | None, squares: Search) -> Search:
     if asked is ScaleSearch.HESSIAN:
         if importance is None:
             raise ValueError("a search weighed by activity needs that of each input")
         return Search(importance=importance)
-    return MIN_MAX if asked is ScaleSearch.MIN_MAX else LEAST_SQUARES
+    return MIN_MAX if asked is ScaleSearch.MIN_MAX else squares
 
 
 def _ratio(lost: Tensor, there: Tensor) -> float:
