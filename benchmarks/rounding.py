@@ -1,6 +1,7 @@
 """How much error each way of rounding to W4A16 g128 leaves at the outputs of linears, on text that it never saw.
 
     python benchmarks/rounding.py
+    python benchmarks/rounding.py --bases gemma noisy --blocks 6 --windows 8
 
 Hessians of a few blocks are gathered on one novel; weights are rounded with them, and the error tr(E H Eᵀ) is taken
 with the Hessians of another. Printed is the geometric mean over the linears' inputs, relative to RTN with min-max
@@ -27,7 +28,7 @@ from saffron_quantizer.algorithms.gptq import Factor, Order, factorize, gptq
 from saffron_quantizer.algorithms.hessian import hessian_finish
 from saffron_quantizer.algorithms.quantized import Grid, Quantized
 from saffron_quantizer.algorithms.rtn import rtn
-from saffron_quantizer.algorithms.scales import LEAST_SQUARES, MIN_MAX, Search
+from saffron_quantizer.algorithms.scales import LEAST_SQUARES, MIN_MAX, UNCLIPPED, Search
 from saffron_quantizer.checkpoint.writer import copy_companions
 from saffron_quantizer.models.calibration import BlockCalibration
 from saffron_quantizer.models.stream import ModelStream, Walk
@@ -60,6 +61,7 @@ SEARCHES: dict[str, Callable[[Tensor, Factor], Search]] = {
 }
 WAYS: dict[str, Rounded] = {
     "RTN, min-max": by_rtn(lambda _: MIN_MAX),
+    "RTN, squared error, not clipping": by_rtn(lambda _: UNCLIPPED),
     "RTN, squared error": by_rtn(lambda _: LEAST_SQUARES),
     "RTN, times diag(H)": by_rtn(lambda H: Search(importance=H.diagonal())),
 } | {
@@ -144,6 +146,13 @@ def trained(folder: Path, steps: int) -> Path:
     return folder
 
 
+BASES: dict[str, Callable[[Path, int], Path]] = {
+    "gemma": lambda _folder, _steps: fetch_gemma(),
+    "noisy": lambda folder, _steps: with_noise(fetch_gemma(), folder),
+    "small": trained,
+}
+
+
 def rows_of(novel: str, encode: Callable[[str], list[int]], count: int) -> list[Tensor]:
     """The first windows of 512 tokens of a novel."""
     tokens = torch.tensor(encode(novel_file(novel).read_text()[: count * 4096])[: count * 512])
@@ -153,27 +162,26 @@ def rows_of(novel: str, encode: Callable[[str], list[int]], count: int) -> list[
 def main() -> None:
     """Print a table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bases", nargs="+", choices=BASES, default=list(BASES), help="models (default: all)")
     parser.add_argument("--windows", type=int, default=16, help="of 512 tokens of each text (default: %(default)s)")
     parser.add_argument("--blocks", type=int, nargs="+", default=[1, 6, 11, 16], help="of Gemma (default: 1 6 11 16)")
     parser.add_argument("--steps", type=int, default=400, help="of the small model's training (default: %(default)s)")
     arguments = parser.parse_args()
     fetch_prose()
-    gemma = fetch_gemma()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(gemma)
+    columns = {}
     with tempfile.TemporaryDirectory() as scratch:
-        small = trained(Path(scratch) / "small", arguments.steps)
-        noisy = with_noise(gemma, Path(scratch) / "noisy")
-        columns = {}
-        for title, folder, encode, blocks in (
-            ("Gemma 3 270M, dequantized Q4_K_M", gemma, tokenizer.encode, arguments.blocks),
-            ("the same with noise", noisy, tokenizer.encode, arguments.blocks),
-            ("small model", small, lambda text: list(text.encode()), range(4)),
-        ):
+        for base in arguments.bases:
+            folder = BASES[base](Path(scratch) / base, arguments.steps)
+            encode = _bytes if base == "small" else transformers.AutoTokenizer.from_pretrained(folder).encode
             fitted, held_out = (rows_of(novel, encode, arguments.windows) for novel in ("emma", "persuasion"))
-            columns[title] = means(folder, fitted, held_out, blocks)
-    print(f"\n| way | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
+            columns[base] = means(folder, fitted, held_out, range(4) if base == "small" else arguments.blocks)
+    print(f"| way | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
     for name in WAYS:
         print(f"| {name} | {' | '.join(f'{column[name]:.3f}' for column in columns.values())} |")
+
+
+def _bytes(text: str) -> list[int]:
+    return list(text.encode())
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from saffron_api.candidate import CandidateSpec
 from saffron_api.model import ApiModel
 from saffron_api.spec import Calibration, Candidate, Data, Evaluation
 
-ARTEFACT_VERSION = 2
+ARTEFACT_VERSION = 3
 """Raised when the same input would give other bytes, so that an upgrade alone requantizes nothing."""
 
 

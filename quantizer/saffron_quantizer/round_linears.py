@@ -12,7 +12,7 @@ from saffron_quantizer.algorithms.fp8 import fp8
 from saffron_quantizer.algorithms.gptq import Order, Rounding, factorize, gptq
 from saffron_quantizer.algorithms.quantized import Grid, Quantized
 from saffron_quantizer.algorithms.rtn import rtn
-from saffron_quantizer.algorithms.scales import LEAST_SQUARES, MIN_MAX, Search
+from saffron_quantizer.algorithms.scales import LEAST_SQUARES, MIN_MAX, UNCLIPPED, Search
 
 ORDERS: dict[ActOrder, tuple[Order, ...]] = {
     ActOrder.AUTO: (Order.STATIC, Order.NONE),
@@ -69,7 +69,7 @@ def rtn_linears(
         importance: [d] float32 for `ScaleSearch.HESSIAN`: the sum of each input's squares.
     """
     asked = scale_search or ScaleSearch.MSE
-    search = _search(asked, importance)
+    search = _search(asked, importance, UNCLIPPED)
     return [
         RoundedLinear(rtn(W, grid, search), LinearNote(name, scale_search=asked.value)) for name, W in weights.items()
     ]
@@ -125,15 +125,15 @@ def _gptq(W: Tensor, H: Tensor, order: Order, grid: Grid, asked: ScaleSearch) ->
     """Round in one order. Of the factor, which is as large as H, only the notes outlast this."""
     factor = factorize(H, order)
     told = {"damping": factor.damping, "dead_columns": int(factor.dead.sum()), "act_order": factor.order.value}
-    return gptq(W, factor, grid, _search(asked, factor.cost)), told
+    return gptq(W, factor, grid, _search(asked, factor.cost, LEAST_SQUARES)), told
 
 
-def _search(asked: ScaleSearch, importance: Tensor | None) -> Search:
+def _search(asked: ScaleSearch, importance: Tensor | None, squares: Search) -> Search:
     if asked is ScaleSearch.HESSIAN:
         if importance is None:
             raise ValueError("a search weighed by activity needs that of each input")
         return Search(importance=importance)
-    return MIN_MAX if asked is ScaleSearch.MIN_MAX else LEAST_SQUARES
+    return MIN_MAX if asked is ScaleSearch.MIN_MAX else squares
 
 
 def _ratio(lost: Tensor, there: Tensor) -> float:

@@ -13,6 +13,7 @@ from saffron_quantizer.algorithms.scales import (
     LEAST_SQUARES,
     MIN_MAX,
     SHRINKS,
+    UNCLIPPED,
     Search,
     find_scales,
     round_to_codes,
@@ -141,10 +142,17 @@ def test_a_group_whose_inputs_are_all_dead_keeps_its_whole_range():
 
 
 @SYMMETRIC
-def test_searched_scales_leave_no_more_error_than_min_max(symmetric):
+@pytest.mark.parametrize("search", [LEAST_SQUARES, UNCLIPPED], ids=["clipping", "not clipping"])
+def test_searched_scales_leave_less_error_than_min_max(search, symmetric):
     W, grid = weights(9, 256), Grid(4, 64, torch.bfloat16, symmetric)
-    searched, plain = (dequantized(rtn(W, grid, search)) for search in (LEAST_SQUARES, MIN_MAX))
-    assert ((W - searched).square().sum(dim=1) < (W - plain).square().sum(dim=1)).all()
+    searched, plain = ((W - dequantized(rtn(W, grid, each))).square().sum(dim=1) for each in (search, MIN_MAX))
+    assert (searched <= plain).all()
+    assert searched.sum() < plain.sum()
+
+
+def test_without_data_no_scale_is_below_the_min_max_one():
+    W, grid = weights(9, 256), Grid(4, 64, torch.bfloat16)
+    assert (rtn(W, grid).scale >= rtn(W, grid, MIN_MAX).scale).all()
 
 
 def test_groups_must_divide_the_columns():
@@ -267,7 +275,7 @@ def test_gptq_has_a_smaller_output_error_than_rtn(rows, columns, group, order):
 @SYMMETRIC
 def test_with_independent_inputs_gptq_is_rounding_to_the_nearest(order, symmetric):
     W, grid = weights(6, 64), Grid(4, 32, torch.float32, symmetric)
-    ours, plain = gptq(W, factorize(torch.eye(64), order), grid).quantized, rtn(W, grid)
+    ours, plain = gptq(W, factorize(torch.eye(64), order), grid).quantized, rtn(W, grid, LEAST_SQUARES)
     assert torch.equal(ours.codes, plain.codes)
     assert torch.equal(ours.scale, plain.scale)
 
@@ -291,7 +299,7 @@ def test_dead_columns_are_counted_and_rounded_to_the_nearest():
     result = gptq(W, factor, grid).quantized
     assert factor.dead.nonzero().flatten().tolist() == [3, 40]
     assert factor.cost[[3, 40]].tolist() == [0, 0]
-    assert torch.equal(result.codes[:, [3, 40]], rtn(W, grid).codes[:, [3, 40]])
+    assert torch.equal(result.codes[:, [3, 40]], rtn(W, grid, LEAST_SQUARES).codes[:, [3, 40]])
 
 
 def test_fewer_tokens_than_columns_are_made_good_by_damping():

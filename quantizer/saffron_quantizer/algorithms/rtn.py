@@ -3,16 +3,16 @@
 from torch import Tensor
 
 from saffron_quantizer.algorithms.quantized import Grid, Quantized
-from saffron_quantizer.algorithms.scales import LEAST_SQUARES, Search, find_scales, round_to_codes
+from saffron_quantizer.algorithms.scales import UNCLIPPED, Search, find_scales, round_to_codes
 
 
-def rtn(W: Tensor, grid: Grid, search: Search = LEAST_SQUARES) -> Quantized:
+def rtn(W: Tensor, grid: Grid, search: Search = UNCLIPPED) -> Quantized:
     """Quantize by rounding.
 
     Args:
         W: [R, C], floating; unchanged.
         grid: what the weights are rounded to.
-        search: how scales are found. Those with the least squared error need no data.
+        search: how scales are found.
     """
     scales = find_scales(W, grid, search)
     return Quantized(round_to_codes(W, scales, grid), scales.scale, scales.zero)

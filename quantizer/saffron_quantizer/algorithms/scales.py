@@ -1,7 +1,8 @@
 """Scales, one a group of columns, rounded to the type they are stored in before any weight is rounded.
 
-A search tries min-max scales, shrunken more and more: large weights are clipped, and all others rounded more finely. As
-the whole range is tried, too, the result is never worse than min-max by what is made small.
+A search tries multiples of min-max scales. Below 1 large weights are clipped, and all others rounded more finely; above
+1 the largest keeps a code of its own, and the others may happen to lie nearer to codes. As 1 is tried, too, the result
+is never worse than min-max by what is made small.
 """
 
 from dataclasses import dataclass
@@ -12,7 +13,9 @@ from torch import Tensor
 from saffron_quantizer.algorithms.quantized import Grid
 
 SHRINKS = tuple(1.0 - 0.02 * step for step in range(21))
-"""Factors that the search tries on the min-max scale: 1.00 down to 0.60."""
+"""Multiples of the min-max scale from 1.00 down to 0.60."""
+STRETCHES = tuple(1.0 + 0.02 * step for step in range(8))
+"""Multiples of the min-max scale from 1.00 up to 1.14."""
 
 
 @dataclass(frozen=True)
@@ -33,22 +36,29 @@ class Search:
     """What scales are searched for.
 
     Attributes:
-        shrinks: factors that are tried on the min-max scale; of equal errors the first wins.
+        factors: what is tried, as multiples of the min-max scale; of equal errors the first wins.
         importance: [C] float32, what each column's squared errors are multiplied with; None for 1.
     """
 
-    shrinks: tuple[float, ...] = SHRINKS
+    factors: tuple[float, ...] = SHRINKS
     importance: Tensor | None = None
 
     def of(self, columns: slice) -> "Search":
         """The search for some of the columns."""
-        return self if self.importance is None else Search(self.shrinks, self.importance[columns])
+        return self if self.importance is None else Search(self.factors, self.importance[columns])
 
 
 LEAST_SQUARES = Search()
 """The least squared error of the weights."""
 
-MIN_MAX = Search(shrinks=(1.0,))
+UNCLIPPED = Search(factors=STRETCHES)
+"""The least squared error of the weights among scales that clip none by more than half a step.
+
+Where nothing is known of the inputs, a large weight may well meet a large one: clipping by the squared error of the
+weights alone makes the model worse than min-max scales do (docs/adr/0010).
+"""
+
+MIN_MAX = Search(factors=(1.0,))
 """The whole range: no weight is clipped by more than half a step."""
 
 
@@ -66,10 +76,10 @@ def find_scales(W: Tensor, grid: Grid, search: Search = LEAST_SQUARES) -> Scales
     grouped = _grouped(W, grid.group_size)  # [R, G, g]
     weights = None if search.importance is None else search.importance.reshape(1, grouped.shape[1], -1)
     full, lowest = _range(grouped, grid)
-    best = _candidate(full, lowest, search.shrinks[0], grid)
+    best = _candidate(full, lowest, search.factors[0], grid)
     least = _error(grouped, best, grid, weights)
-    for shrink in search.shrinks[1:]:
-        candidate = _candidate(full, lowest, shrink, grid)
+    for factor in search.factors[1:]:
+        candidate = _candidate(full, lowest, factor, grid)
         error = _error(grouped, candidate, grid, weights)
         better = error < least
         best, least = _better(candidate, better, best), torch.where(better, error, least)
@@ -117,12 +127,12 @@ def _range(grouped: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     return (highest.clamp_(min=0) - lowest) / steps, lowest
 
 
-def _candidate(full: Tensor, lowest: Tensor, shrink: float, grid: Grid) -> Scales:
-    """Scales for a part of each group's range."""
-    scale = _stored(full * shrink, grid.scale_dtype)
+def _candidate(full: Tensor, lowest: Tensor, factor: float, grid: Grid) -> Scales:
+    """Scales for a multiple of each group's range."""
+    scale = _stored(full * factor, grid.scale_dtype)
     if grid.symmetric:
         return Scales(scale, None)
-    zero = grid.low - lowest * shrink / scale.float()
+    zero = grid.low - lowest * factor / scale.float()
     return Scales(scale, zero.round_().clamp_(grid.low, grid.high).to(torch.int8))
 
 
