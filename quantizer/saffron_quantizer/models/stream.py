@@ -62,6 +62,7 @@ class ModelStream:
         self.n_blocks = len(skeleton.blocks)
         self.vocab_size: int = skeleton.config.vocab_size
         self.hidden_size: int = skeleton.config.hidden_size
+        self._logit_cap: float | None = getattr(skeleton.config, "final_logit_softcapping", None)
 
     @staticmethod
     def open(folder: Path, *, dtype: torch.dtype | None = None) -> "ModelStream":
@@ -124,9 +125,14 @@ class ModelStream:
             self._head = self._skeleton.read_head()
         return self._head
 
+    @property
+    def caps_logits(self) -> bool:
+        """Whether logits are capped, and so no longer linear in the hidden states."""
+        return self._logit_cap is not None
+
     def cap(self, logits: Tensor) -> Tensor:
         """Cap logits of any shape if the model does."""
-        cap = getattr(self._skeleton.config, "final_logit_softcapping", None)
+        cap = self._logit_cap
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
     @torch.no_grad()
