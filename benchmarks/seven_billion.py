@@ -169,7 +169,8 @@ def measure(folder: Path, blocks: int, methods: list[str], activation_memory: in
             lines = []
             for line in child.stdout:
                 lines.append(line)
-                print(line, end="" if line.startswith(" ") else "\n", flush=True)
+                if line.startswith(" "):
+                    print(line, end="", flush=True)
         if child.returncode != 0:
             raise SystemExit(f"{method} failed with {child.returncode}")
         told = json.loads(lines[-1])
