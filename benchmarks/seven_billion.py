@@ -1,6 +1,6 @@
 """A Llama of seven billion random parameters, quantized by RTN and GPTQ: how much memory it takes, and where time goes.
 
-    python benchmarks/seven_billion.py [--blocks 32] [--folder DIR] [--activation-memory 256M]
+    python benchmarks/seven_billion.py [--blocks 32] [--folder DIR] [--activation-memory 64M]
 
 The model has the shapes of Llama 2 7B and is made block by block on the disk, in bfloat16: 13.5 GB with all 32 blocks.
 Calibration is 16 x 512 random tokens. Each method runs in a process of its own, and memory is the largest resident set
@@ -12,7 +12,6 @@ import cProfile
 import json
 import os
 import pstats
-import resource
 import shutil
 import subprocess
 import sys
@@ -25,6 +24,7 @@ import torch
 from saffron_api.candidate import CandidateSpec
 from saffron_quantizer.checkpoint.writer import shard_name, write_index, write_json, write_tensors
 from saffron_quantizer.cli.options import quantity_of_bytes
+from saffron_quantizer.memory import peak_bytes
 from saffron_quantizer.progress import Progress
 from saffron_quantizer.quantize import quantize
 
@@ -105,7 +105,7 @@ def run_one(method: str, model: Path, out: Path, activation_memory: int) -> None
 
     def note(step: Progress) -> None:
         moments.append(time.monotonic())
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        peak = peak_bytes() / 1e9
         print(
             f"  {method}: block {step.done} of {step.total}, {moments[-1] - moments[-2]:.1f} s, peak {peak:.2f} GB",
             flush=True,
@@ -139,7 +139,7 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=32, help="blocks of the model (default: %(default)s)")
     parser.add_argument("--folder", type=Path, help="an empty or new folder (default: a temporary one)")
     parser.add_argument("--methods", nargs="+", choices=SPECS, default=list(SPECS))
-    parser.add_argument("--activation-memory", type=quantity_of_bytes, default=quantity_of_bytes("256M"))
+    parser.add_argument("--activation-memory", type=quantity_of_bytes, default=quantity_of_bytes("64M"))
     parser.add_argument("--run", nargs=3, metavar=("METHOD", "MODEL", "OUT"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.run is not None:
@@ -169,7 +169,8 @@ def measure(folder: Path, blocks: int, methods: list[str], activation_memory: in
             lines = []
             for line in child.stdout:
                 lines.append(line)
-                print(line, end="" if line.startswith(" ") else "\n", flush=True)
+                if line.startswith(" "):
+                    print(line, end="", flush=True)
         if child.returncode != 0:
             raise SystemExit(f"{method} failed with {child.returncode}")
         told = json.loads(lines[-1])

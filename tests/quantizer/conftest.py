@@ -1,7 +1,11 @@
 """Tiny random models of every architecture, saved as any model is."""
 
+import json
+import os
 import shutil
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,3 +64,50 @@ def speaking_model(tiny_model: TinyModel, tmp_path_factory: pytest.TempPathFacto
         tokenizer_object=tokenizer, **named, additional_special_tokens=others, chat_template=CHAT_TEMPLATE
     ).save_pretrained(folder)
     return folder
+
+
+class ForkServer:
+    """Runs commands of `saffron` in processes forked from one that is ready for them: a start takes no seconds."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("fork_server.py")],
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+
+    def start(self, argv: Sequence[object], *, environment: Mapping[str, str] | None = None, **kill: float) -> None:
+        """Start a command; `operation` or `seconds` say when it is killed."""
+        asked = {"argv": [str(word) for word in argv], "environment": dict(environment or {})}
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({**asked, "operation": None, "seconds": None, **kill}) + "\n")
+        self._process.stdin.flush()
+
+    def wait(self) -> Any:
+        """How it ended."""
+        assert self._process.stdout is not None
+        return json.loads(self._process.stdout.readline())
+
+    def close(self) -> None:
+        """End."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        assert self._process.wait(timeout=30) == 0
+
+
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator[ForkServer]:
+    """The first such server."""
+    server = ForkServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def second_fork_server() -> Iterator[ForkServer]:
+    """Another one, for what takes two processes at once."""
+    server = ForkServer()
+    yield server
+    server.close()

@@ -1,12 +1,8 @@
 """Every stage, killed with SIGKILL again and again, ends with the bytes of a run that nobody disturbed."""
 
 import json
-import os
 import random
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -36,30 +32,6 @@ TIMES = {"seconds", "peakBytes", "timings"}
 pytestmark = pytest.mark.timeout(600)
 
 
-class Server:
-    """The process that runs the commands."""
-
-    def __init__(self):
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, Path(__file__).with_name("kill_server.py")]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self.process = subprocess.Popen(command, text=True, env=environment, **pipes)
-
-    def run(self, argv, *, operation=None, seconds=None):
-        asked = {"argv": [str(word) for word in argv], "operation": operation, "seconds": seconds}
-        self.process.stdin.write(json.dumps(asked) + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
-
-
-@pytest.fixture(scope="module")
-def server():
-    started = Server()
-    yield started
-    started.process.stdin.close()
-    assert started.process.wait(timeout=30) == 0
-
-
 class World:
     """A model, a data set, and the command of each stage, whose inputs undisturbed runs have made."""
 
@@ -71,8 +43,12 @@ class World:
         self.data.write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
         self.finish(self.sample(place / "sampled"))
 
+    def run(self, argv, **kill):
+        self.server.start(argv, **kill)
+        return self.server.wait()
+
     def finish(self, argv):
-        told = self.server.run(argv)
+        told = self.run(argv)
         assert told["status"] == 0, argv
         return told
 
@@ -111,7 +87,7 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(server, tiny_model, speaking_model, tmp_path_factory):
+def world(fork_server, tiny_model, speaking_model, tmp_path_factory):
     """Makes the world of an architecture, once."""
     made = {}
 
@@ -121,7 +97,7 @@ def world(server, tiny_model, speaking_model, tmp_path_factory):
             shutil.copytree(tiny_model(architecture, **MODELS[architecture]), place / "model")
             for file in (*speaking_model.glob("tokenizer*"), *speaking_model.glob("chat_template*")):
                 shutil.copy(file, place / "model")
-            made[architecture] = World(server, place / "model", place)
+            made[architecture] = World(fork_server, place / "model", place)
         return made[architecture]
 
     return make
@@ -156,9 +132,9 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(world, tm
     while kills < KILLS:
         # Half the kills hit a chosen operation on files, the others a moment in between.
         if kills % 2:
-            told = here.server.run(argv, seconds=chance.random() * undisturbed["seconds"])
+            told = here.run(argv, seconds=chance.random() * undisturbed["seconds"])
         else:
-            told = here.server.run(argv, operation=chance.randint(1, undisturbed["operations"]))
+            told = here.run(argv, operation=chance.randint(1, undisturbed["operations"]))
         assert told["status"] in {0, -9}
         kills += told["status"] == -9
         if told["status"] == 0:

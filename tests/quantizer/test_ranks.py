@@ -1,43 +1,18 @@
 """Processes that quantize together make the checkpoint that one makes alone."""
 
 import json
-import os
 import socket
-import subprocess
-import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from saffron_api.failures import FailureReason, StageError
+from saffron_api.results import decode
 from saffron_quantizer.checkpoint.manifest import read_manifest
 from saffron_quantizer.ranks import ALONE, Ranks, joined
 
-CHILD = """
-import json, os, sys, torch
-from pathlib import Path
-from saffron_api.candidate import CandidateSpec
-from saffron_api.failures import StageError
-from saffron_quantizer.progress import ignore
-from saffron_quantizer.quantize import quantize
-from saffron_quantizer.ranks import joined
-
-model, place, told, lengths = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4])
-generator = torch.Generator().manual_seed(3)
-sequences = [torch.randint(3, 97, (length,), generator=generator) for length in lengths]
-with joined(os.environ) as ranks:
-    if told == "different":
-        sequences = sequences[ranks.rank:]
-    shared = {"model_digest": None, "data_digest": None, "progress": ignore, "activation_memory": 0}
-    spec = CandidateSpec(method="GPTQ", scheme="W4A16", group_size=32)
-    try:
-        result = quantize(model=model, sequences=sequences, spec=spec, store=place / "store", out=None,
-                          work=place / "work", ranks=ranks, **shared)
-        print(result.checkpoint_digest)
-    except StageError as error:
-        print(error.failure.reason)
-"""
+LENGTHS = (24, 23, 22, 21, 20, 7)
 
 
 def free_port():
@@ -46,18 +21,35 @@ def free_port():
         return listening.getsockname()[1]
 
 
-def run(model, place, *, size, lengths=(24, 23, 22, 21, 20, 7), told="same"):
-    """What each rank printed."""
+def write_calibration(path, lengths):
+    generator = torch.Generator().manual_seed(3)
+    lines = [torch.randint(3, 97, (length,), generator=generator).tolist() for length in lengths]
+    sampled = [
+        {"tokens": line, "score": [1, len(line)], "conversation": str(number)} for number, line in enumerate(lines)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in sampled))
+    return path
+
+
+def run(servers, model, place, *lengths):
+    """The result of each rank, each given sequences of such lengths."""
     place.mkdir(exist_ok=True)
-    together = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    children = []
-    for rank in range(size):
+    together = {
+        "WORLD_SIZE": str(len(servers)),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+    }
+    for rank, server in enumerate(servers):
         # As torchrun tells the first, and as an Indexed Job tells the others.
         number = {"RANK" if rank == 0 else "JOB_COMPLETION_INDEX": str(rank)}
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", **together, **number}
-        command = [sys.executable, "-c", CHILD, model, place, told, json.dumps(lengths)]
-        children.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
-    return [child.communicate(timeout=300)[0].strip() for child in children]
+        data = write_calibration(place / f"{rank}.jsonl", lengths[rank % len(lengths)])
+        what = ("--method", "gptq", "--scheme", "w4a16", "--group-size", 32, "--activation-memory", 0)
+        places = ("--store", place / "store", "--work", place / "work", "--result", place / f"{rank}.json")
+        argv = ["quantize", "--model", model, "--calibration", data, *what, *places]
+        server.start(argv, environment={**together, **number})
+    for server in servers:
+        server.wait()
+    return [decode((place / f"{rank}.json").read_text()) for rank in range(len(servers))]
 
 
 def tensors(folder):
@@ -69,16 +61,21 @@ def tensors(folder):
 
 @pytest.fixture
 def model(tiny_model):
-    return tiny_model("Qwen3", dtype=torch.float32)
+    return tiny_model("Llama", dtype=torch.float32)
 
 
-@pytest.mark.timeout(600)
-def test_two_processes_make_the_checkpoint_that_one_makes(model, tmp_path):
-    (alone,) = run(model, tmp_path / "one", size=1)
-    assert alone
-    first, second = run(model, tmp_path / "two", size=2)
-    assert first == second
-    folders = [tmp_path / "one" / "store" / alone, tmp_path / "two" / "store" / first]
+@pytest.fixture
+def both(fork_server, second_fork_server):
+    return [fork_server, second_fork_server]
+
+
+def test_two_processes_make_the_checkpoint_that_one_makes(both, model, tmp_path):
+    (alone,) = run(both[:1], model, tmp_path / "one", LENGTHS)
+    results = run(both, model, tmp_path / "two", LENGTHS)
+    assert results[0] == results[1]
+    folders = [
+        tmp_path / name / "store" / result.checkpoint_digest for name, result in (("one", alone), ("two", results[0]))
+    ]
     one, two = map(tensors, folders)
     assert one.keys() == two.keys()
     for name, tensor in one.items():
@@ -89,27 +86,26 @@ def test_two_processes_make_the_checkpoint_that_one_makes(model, tmp_path):
             torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-5)
     sizes = [read_manifest(folder)["fingerprint"]["machine"]["worldSize"] for folder in folders]
     assert sizes == [1, 2]
-    assert sorted(path.name for path in (tmp_path / "two" / "store").iterdir()) == [first]
-    assert run(model, tmp_path / "two", size=2) == [first, first]  # only reported
+    assert list((tmp_path / "two" / "store").iterdir()) == [folders[1]]
+    assert run(both, model, tmp_path / "two", LENGTHS) == results  # only reported
 
 
-@pytest.mark.timeout(600)
-def test_processes_with_different_inputs_are_refused(model, tmp_path):
-    assert run(model, tmp_path / "different", size=2, told="different") == [FailureReason.RANKS_DIFFER] * 2
+def test_processes_with_different_inputs_are_refused(both, model, tmp_path):
+    results = run(both, model, tmp_path / "different", LENGTHS, LENGTHS[1:])
+    assert [result.failure.reason for result in results] == [FailureReason.RANKS_DIFFER] * 2
     assert not (tmp_path / "different" / "store").exists()
 
 
-@pytest.mark.timeout(600)
-def test_a_process_may_have_no_sequence_to_run(model, tmp_path):
-    first, second = run(model, tmp_path / "few", size=2, lengths=(40,))
+def test_a_process_may_have_no_sequence_to_run(both, model, tmp_path):
+    first, second = run(both, model, tmp_path / "few", (40,))
     assert first == second
-    assert (tmp_path / "few" / "store" / first / "manifest.json").exists()
+    assert (tmp_path / "few" / "store" / first.checkpoint_digest / "manifest.json").exists()
 
 
 def test_each_sequence_is_in_one_share_and_shares_are_alike():
     given = [torch.full((length,), length) for length in (3, 50, 7, 50, 20, 9, 1)]
     shares = [Ranks(rank, 3).share(given) for rank in range(3)]
-    assert [[len(sequence) for sequence in share] for share in shares] == [[50, 9, 1], [50, 7], [20, 3]]
+    assert [[len(sequence) for sequence in share] for share in shares] == [[50, 9, 1], [7, 50], [3, 20]]
 
 
 def test_one_process_shares_nothing_and_asks_nobody():

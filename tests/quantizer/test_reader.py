@@ -9,6 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from saffron_api.failures import FailureReason, StageError
 from saffron_quantizer.checkpoint.reader import CheckpointReader
+from saffron_quantizer.checkpoint.tensor_file import read_entry, read_header
+from saffron_quantizer.checkpoint.writer import copy_tensors, write_tensors
 from saffron_quantizer.models.stream import ModelStream
 
 DOWN = "model.layers.1.mlp.down_proj.weight"
@@ -163,3 +165,18 @@ def test_tensors_read_as_safetensors_own_library_reads_them(tiny_model, dtype):
 def test_a_pickle_beside_safetensors_is_left_alone(folder):
     (folder / "pytorch_model.bin").write_bytes(b"never read")
     assert CheckpointReader(folder).entries
+
+
+def test_tensors_are_copied_one_by_one_into_the_bytes_that_writing_them_at_once_gives(tmp_path):
+    tensors = {"b": torch.ones(3, 2, dtype=torch.bfloat16), "a": torch.arange(5.0), "c": torch.zeros(0, 4)}
+    write_tensors(tmp_path / "one.safetensors", tensors)
+    entries = read_header(tmp_path / "one.safetensors")
+    read = []
+
+    def read_one(name):
+        read.append(name)
+        return read_entry(entries[name])
+
+    copy_tensors(tmp_path / "two.safetensors", entries, read_one)
+    assert (tmp_path / "two.safetensors").read_bytes() == (tmp_path / "one.safetensors").read_bytes()
+    assert read == ["a", "c", "b"]

@@ -1,8 +1,8 @@
-"""Runs commands of `saffron`, each in a process forked from one that has imported all they need, and kills them.
+"""Runs commands of `saffron`, each in a process forked from one that is ready for them, and kills those it is told to.
 
-Reads a line of JSON a run: {"argv": [...], "operation": N | null, "seconds": S | null}. The process kills itself with
-SIGKILL before its N-th operation on files, or is killed S seconds after its start. Writes a line of JSON a run: its
-exit status (-9 for a kill), the operations it did and the seconds it took.
+Reads a line of JSON a run: {"argv": [...], "environment": {...}, "operation": N | null, "seconds": S | null}. The
+process kills itself with SIGKILL before its N-th operation on files, or is killed S seconds after its start. Writes a
+line of JSON a run: its exit status (-9 for a kill), the operations it did and the seconds it took.
 """
 
 import json
@@ -55,6 +55,7 @@ def serve() -> None:
         begun = time.monotonic()
         child = os.fork()
         if child == 0:
+            os.environ.update(asked["environment"])
             run(asked["argv"], asked["operation"], counter)
         timer = threading.Timer(asked["seconds"] or 0, os.kill, (child, signal.SIGKILL))
         if asked["seconds"] is not None:
