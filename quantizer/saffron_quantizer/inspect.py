@@ -14,6 +14,16 @@ from saffron_quantizer.models.skeleton import architecture_of
 from saffron_quantizer.models.stream import ModelStream
 from saffron_quantizer.plan import make_plan
 
+_OF_CANDIDATE = frozenset(
+    {
+        FailureReason.SHAPE_UNSUPPORTED,
+        FailureReason.IGNORE_UNKNOWN,
+        FailureReason.IGNORE_SPLITS,
+        FailureReason.IGNORE_ALL,
+        FailureReason.ESCALATION_TOO_TIGHT,
+    }
+)
+"""What keeps a candidate from being made of a model and says nothing of other candidates."""
 _CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -51,7 +61,7 @@ def _predict(reader: CheckpointReader, name: str, spec: CandidateSpec) -> Predic
     try:
         return PredictedSize(name=name, bytes=make_plan(reader, spec).bytes)
     except StageError as error:
-        if error.failure.reason is not FailureReason.SHAPE_UNSUPPORTED:
+        if error.failure.reason not in _OF_CANDIDATE:
             raise
         return PredictedSize(name=name, failure=error.failure)
 

@@ -1,11 +1,12 @@
 """What quantizing a model does, known from shapes alone: which tensors change, how they are stored, how many bytes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from saffron_api.candidate import CandidateSpec
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
+from saffron_api.quantized_model import Gates
 from saffron_quantizer.checkpoint.formats.format import Format
 from saffron_quantizer.checkpoint.formats.registry import FORMATS, quantization_of
 from saffron_quantizer.checkpoint.reader import CheckpointReader
@@ -13,6 +14,7 @@ from saffron_quantizer.checkpoint.tensor_file import malformed
 from saffron_quantizer.models.architectures import Architecture
 from saffron_quantizer.models.skeleton import architecture_of
 from saffron_quantizer.precision import Precision, precision_of
+from saffron_quantizer.units import Unit, units_of, without_ignored
 
 _MATRIX = 2
 
@@ -27,7 +29,8 @@ class Plan:
         layout: how they are stored.
         blocks: for each block the names of its tensors.
         outside: names of the tensors outside the blocks, which are copied.
-        precisions: of each weight that is quantized, by its name.
+        units: linears that must share a precision, all of the model.
+        precisions: of each weight that is quantized, by its name; an ignored one has none.
         bytes: of all tensors as they will be stored.
     """
 
@@ -36,6 +39,7 @@ class Plan:
     layout: Format
     blocks: tuple[tuple[str, ...], ...]
     outside: tuple[str, ...]
+    units: tuple[Unit, ...]
     precisions: Mapping[str, Precision]
     bytes: int
 
@@ -43,13 +47,20 @@ class Plan:
         """The name of the weight of a block's linear, which is named inside the block."""
         return f"{self.architecture.block(index)}.{linear}.weight"
 
+    @property
+    def unquantized(self) -> tuple[str, ...]:
+        """The full names of the linears that stay as they are: the head, and what is ignored."""
+        linears = (linear for unit in self.units for linear in unit.linears)
+        return (self.architecture.head, *(each for each in linears if f"{each}.weight" not in self.precisions))
+
 
 def make_plan(reader: CheckpointReader, spec: CandidateSpec) -> Plan:
     """Plan a candidate of a model.
 
     Raises:
         StageError: `ARCHITECTURE_UNSUPPORTED`, `MODEL_INCOMPLETE` for a linear that the folder lacks,
-            `SHAPE_UNSUPPORTED` for one whose columns the group size does not divide.
+            `SHAPE_UNSUPPORTED` for one whose columns the group size does not divide; as for `without_ignored` where
+            the candidate's `ignore` does not fit the model; `ESCALATION_TOO_TIGHT` if `escalate` leaves it no room.
     """
     architecture = architecture_of(reader.config)
     if quantization_of(reader.config) is not None:
@@ -59,21 +70,48 @@ def make_plan(reader: CheckpointReader, spec: CandidateSpec) -> Plan:
     if not isinstance(count, int) or count < 1:
         raise malformed("config.json(num_hidden_layers)")
     prefixes = [architecture.block(index) for index in range(count)]
-    linears = [f"{prefix}.{linear}.weight" for prefix in prefixes for linear in architecture.linears]
+    units = units_of(architecture, count)
     blocks = tuple(tuple(sorted(n for n in reader.entries if n.startswith(f"{prefix}."))) for prefix in prefixes)
     inside = {name for names in blocks for name in names}
     outside = tuple(
         sorted(n for n in reader.entries if n not in inside and not _is_spare_head(n, reader, architecture))
     )
-    sizes = {name: reader.entry(name).bytes for name in (*inside, *outside)}
-    layout = FORMATS[spec.format]
-    precisions = dict.fromkeys(linears, precision_of(spec))
-    for name, precision in precisions.items():
-        sizes[name] = _quantized_bytes(reader, name, layout, precision)
-    return Plan(architecture, spec, layout, blocks, outside, precisions, sum(sizes.values()))
+    quantized = without_ignored(units, spec.ignore, (architecture.head,))
+    precisions = {weight: precision_of(spec) for unit in quantized for weight in unit.weights}
+    plan = with_precisions(
+        Plan(architecture, spec, FORMATS[spec.format], blocks, outside, units, {}, 0), reader, precisions
+    )
+    most = most_bytes(reader, spec, None)
+    if spec.escalate is not None and plan.bytes > most:
+        raise StageError(Failure(reason=FailureReason.ESCALATION_TOO_TIGHT, have=plan.bytes, need=most))
+    return plan
 
 
-def _quantized_bytes(reader: CheckpointReader, name: str, layout: Format, precision: Precision) -> int:
+def with_precisions(plan: Plan, reader: CheckpointReader, precisions: Mapping[str, Precision]) -> Plan:
+    """The same plan with other precisions.
+
+    Raises:
+        StageError: `MODEL_INCOMPLETE` or `SHAPE_UNSUPPORTED`, as for `make_plan`.
+    """
+    sizes = {name: reader.entry(name).bytes for names in (*plan.blocks, plan.outside) for name in names}
+    sizes |= {name: stored_bytes(reader, name, plan.layout, precision) for name, precision in precisions.items()}
+    return replace(plan, precisions=precisions, bytes=sum(sizes.values()))
+
+
+def most_bytes(reader: CheckpointReader, spec: CandidateSpec, gates: Gates | None) -> int:
+    """The bytes that an escalated candidate may have: as it says, and as the gate for them allows, where there is one."""
+    shares = [spec.escalate.max_bytes_ratio] if spec.escalate is not None else []
+    if gates is not None and gates.checkpoint_bytes_ratio is not None:
+        shares.append(gates.checkpoint_bytes_ratio.max)
+    return int(min(shares, default=1.0) * reader.bytes)
+
+
+def stored_bytes(reader: CheckpointReader, name: str, layout: Format, precision: Precision) -> int:
+    """Bytes of the tensors that stand for a weight.
+
+    Raises:
+        StageError: `MODEL_INCOMPLETE` or `SHAPE_UNSUPPORTED`, as for `make_plan`.
+    """
     entry, group_size = reader.entry(name), precision.group_size
     if len(entry.shape) != _MATRIX:
         raise malformed(name)

@@ -29,14 +29,16 @@ from saffron_quantizer.checkpoint.manifest import read_manifest, write_manifest
 from saffron_quantizer.checkpoint.reader import CheckpointReader
 from saffron_quantizer.checkpoint.tensor_file import read_header
 from saffron_quantizer.checkpoint.writer import companion_files, copy_companions, write_index, write_json
+from saffron_quantizer.data.sequences import sequences_digest
+from saffron_quantizer.escalate import ROUNDS_HELD, Selection, escalate
 from saffron_quantizer.memory import peak_bytes
 from saffron_quantizer.models.batches import BATCH_TOKENS
 from saffron_quantizer.models.stream import ModelStream
 from saffron_quantizer.partial import open_partial, publish
-from saffron_quantizer.plan import Plan, folder_bytes, make_plan
-from saffron_quantizer.progress import Progress
+from saffron_quantizer.plan import Plan, folder_bytes, make_plan, most_bytes
+from saffron_quantizer.progress import Progress, ProgressSink
 from saffron_quantizer.quantize_block import BlockNotes
-from saffron_quantizer.shards import write_shards
+from saffron_quantizer.shards import read_notes, write_shards
 
 _log = logging.getLogger(__name__)
 
@@ -56,6 +58,7 @@ def quantize(
     model_digest: str | None,
     data_digest: str | None,
     progress: Callable[[Progress], None],
+    selection: Selection | None = None,
 ) -> QuantizeResult:
     """Make a checkpoint, or finish the one that a killed run began, or report the one that is there.
 
@@ -69,16 +72,20 @@ def quantize(
         model_digest: of the model; computed when it is None.
         data_digest: of the sequences; computed when it is None.
         progress: is told of each finished block.
+        selection: what an escalated candidate is to keep, and on what; looked at by no other.
 
     Raises:
         StageError: for everything that a user can put right.
-        ValueError: not exactly one of `store` and `out`, or no sequences for a method that needs them.
+        ValueError: not exactly one of `store` and `out`, no sequences for a method that needs them, or no selection for
+            a candidate that is escalated.
     """
     begun = time.monotonic()
     if (store is None) == (out is None):
         raise ValueError("exactly one of store and out must be given")
     if spec.needs_calibration and not sequences:
         raise ValueError("this candidate needs sequences to calibrate on")
+    if (spec.escalate is None) != (selection is None):
+        raise ValueError("a selection belongs to a candidate that is escalated, and to no other")
     if work is not None:
         private_folder(work)
     reported = _reported(store, work)
@@ -90,17 +97,28 @@ def quantize(
     stream = ModelStream.open(model)
     calibration = list(sequences or []) if spec.needs_calibration else []
     digests = (model_digest or digest_folder(model, hash_cache=None), data_digest)
-    fingerprint = {"request": _request(spec, calibration, *digests), "machine": _machine(stream)}
+    fingerprint = {"request": _request(spec, calibration, selection, *digests), "machine": _machine(stream)}
     target = _partial_folder(store, fingerprint) if out is None else out
     result = _finished(target, fingerprint["request"])
     if result is None:
-        _require_room(target, plan, model)
+        _require_room(target, reader, plan, selection)
         open_partial(target, fingerprint, work=work)
-        notes = write_shards(target, reader, plan, stream, calibration, progress=progress)
-        files, sizes = _write_rest(target, reader, plan)
+
+        def make(folder: Path, plan: Plan, progress: ProgressSink) -> None:
+            write_shards(folder, reader, plan, stream, calibration, progress=progress)
+            _write_rest(folder, reader, plan)
+
+        told: dict[str, Any] = {}
+        if selection is None:
+            make(target, plan, progress)
+        else:
+            escalated = escalate(target, reader, plan, selection, make, progress=progress)
+            told = {"raised": escalated.raised, "rounds": escalated.rounds}
+        notes = read_notes(target, plan)
+        files, sizes = _content(target)
         guard.check()
         result = _result(digest_of(files), sizes, notes, seconds=time.monotonic() - begun)
-        write_manifest(target, _told(fingerprint, result, notes), mode=0o644)
+        write_manifest(target, _told(fingerprint, result, notes) | told, mode=0o644)
     if work is not None:
         write_file(work / _RESULT, result.model_dump_json(by_alias=True).encode(), mode=0o600)
     publish(target, target if store is None else store / result.checkpoint_digest)
@@ -108,14 +126,22 @@ def quantize(
 
 
 def _request(
-    spec: CandidateSpec, calibration: Sequence[Tensor], model_digest: str, data_digest: str | None
+    spec: CandidateSpec,
+    calibration: Sequence[Tensor],
+    selection: Selection | None,
+    model_digest: str,
+    data_digest: str | None,
 ) -> dict[str, Any]:
     """What was asked for: with the same request, a finished checkpoint is only reported."""
-    return {
+    request = {
         "candidate": spec.told,
         "modelDigest": model_digest,
         "dataDigest": (data_digest or _digest_of_sequences(calibration)) if calibration else None,
     }
+    if selection is None:
+        return request
+    gates = selection.gates.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return {**request, "selectionDigest": sequences_digest(selection.sequences), "gates": gates}
 
 
 def _told(fingerprint: Mapping[str, Any], result: QuantizeResult, notes: Sequence[BlockNotes]) -> dict[str, Any]:
@@ -174,14 +200,18 @@ def _machine(stream: ModelStream) -> dict[str, Any]:
     }
 
 
-def _require_room(target: Path, plan: Plan, model: Path) -> None:
+def _require_room(target: Path, reader: CheckpointReader, plan: Plan, selection: Selection | None) -> None:
     """Refuse before any work what the volume can't hold.
 
     Raises:
         StageError: `STORAGE_FULL` with the bytes that are free and needed.
     """
-    companions = sum(path.stat().st_size for path in companion_files(model))
-    need = plan.bytes + companions + _SPARE_BYTES - folder_bytes(target)
+    companions = sum(path.stat().st_size for path in companion_files(reader.folder))
+    if selection is None:
+        most = plan.bytes + companions
+    else:
+        most = ROUNDS_HELD * (most_bytes(reader, plan.spec, selection.gates) + companions)
+    need = most + _SPARE_BYTES - sum(folder_bytes(place) for place in (target, *target.glob(".*/")))
     volume = next(place for place in (target.absolute(), *target.absolute().parents) if place.exists())
     have = shutil.disk_usage(volume).free
     if have < need:
@@ -189,22 +219,25 @@ def _require_room(target: Path, plan: Plan, model: Path) -> None:
         raise StageError(Failure(reason=FailureReason.STORAGE_FULL, subject=subject, have=have, need=need))
 
 
-def _write_rest(folder: Path, reader: CheckpointReader, plan: Plan) -> tuple[dict[str, tuple[int, str]], list[int]]:
-    """Write what goes with the shards: companions, index and config.json.
-
-    Returns:
-        For each file of the checkpoint its size and SHA-256; the bytes of each tensor.
-    """
-    shards = {path.name: read_header(path) for path in sorted(folder.glob("model-*.safetensors"))}
-    sizes = {shard: {name: entry.bytes for name, entry in entries.items()} for shard, entries in shards.items()}
+def _write_rest(folder: Path, reader: CheckpointReader, plan: Plan) -> None:
+    """Write what goes with the shards: companions, index and config.json."""
     copy_companions(reader.folder, folder)
-    write_index(folder, sizes)
+    write_index(folder, _sizes(folder))
     modules = {weight.removesuffix(".weight"): precision for weight, precision in plan.precisions.items()}
-    quantization = plan.layout.config(modules, (plan.architecture.head,))
-    config = {**reader.config, "quantization_config": quantization}
-    write_json(folder / "config.json", config)
+    quantization = plan.layout.config(modules, plan.unquantized)
+    write_json(folder / "config.json", {**reader.config, "quantization_config": quantization})
+
+
+def _sizes(folder: Path) -> dict[str, dict[str, int]]:
+    """For each shard the bytes of each of its tensors."""
+    shards = {path.name: read_header(path) for path in sorted(folder.glob("model-*.safetensors"))}
+    return {shard: {name: entry.bytes for name, entry in entries.items()} for shard, entries in shards.items()}
+
+
+def _content(folder: Path) -> tuple[dict[str, tuple[int, str]], list[int]]:
+    """For each file of the checkpoint its size and SHA-256; the bytes of each tensor."""
     files = {name: ((folder / name).stat().st_size, file_hash(folder / name)) for name in content_files(folder)}
-    return files, [size for entries in sizes.values() for size in entries.values()]
+    return files, [size for entries in _sizes(folder).values() for size in entries.values()]
 
 
 def _result(digest: str, sizes: Sequence[int], notes: Sequence[BlockNotes], *, seconds: float) -> QuantizeResult:

@@ -73,8 +73,10 @@ def calibrate_block(reader: CheckpointReader, plan: Plan, index: int, walk: Walk
     factors: list[Factor] = []
     calibration = BlockCalibration(walk, index)
     for group in plan.architecture.input_groups:
-        gram = calibration.gram(group[0])
         names = [plan.weight(index, linear) for linear in group]
+        if names[0] not in plan.precisions:
+            continue  # ignored, and so are all of its group
+        gram = calibration.gram(group[0])
         factors.append(_factorize(gram, walk.tokens, names[0]))
         found = _gptq(plan, {name: tensors[name] for name in names}, factors[-1])
         put_weights(block, plan, index, {name: each.dequantize() for name, each in found.items()})
@@ -82,7 +84,7 @@ def calibrate_block(reader: CheckpointReader, plan: Plan, index: int, walk: Walk
     calibration.advance()
     notes = BlockNotes(
         modules=len(quantized),
-        max_damping=max(factor.damping for factor in factors),
+        max_damping=max((factor.damping for factor in factors), default=0.0),
         dead_columns=sum(factor.dead_columns for factor in factors),
     )
     return QuantizedBlock(store(plan, tensors, quantized), notes)

@@ -50,6 +50,12 @@ def write_shards(
     return notes
 
 
+def read_notes(folder: Path, plan: Plan) -> list[BlockNotes]:
+    """The notes of all blocks of a folder whose shards are finished."""
+    count = len(plan.blocks)
+    return [_read_notes(folder / shard_name(index + 2, count + 1)) for index in range(count)]
+
+
 def _block(shard: Path, reader: CheckpointReader, plan: Plan, index: int, walk: Walk | None) -> BlockNotes:
     """Write one block's shard unless it is there, and take the walk past it."""
     if walk is None:
@@ -73,7 +79,11 @@ def _save(shard: Path, block: QuantizedBlock) -> BlockNotes:
 
 def _notes(shard: Path) -> BlockNotes | None:
     """The notes of a finished block, or None if it is not finished."""
-    return BlockNotes(**json.loads(_notes_file(shard).read_bytes())) if shard.is_file() else None
+    return _read_notes(shard) if shard.is_file() else None
+
+
+def _read_notes(shard: Path) -> BlockNotes:
+    return BlockNotes(**json.loads(_notes_file(shard).read_bytes()))
 
 
 def _notes_file(shard: Path) -> Path:

@@ -99,8 +99,13 @@ class ModelStream:
                 walk.advance(index)
             if on_block is not None:
                 on_block(index + 1, self.n_blocks)
+        return self.final(walk)
+
+    @torch.no_grad()
+    def final(self, walk: Walk) -> list[Tensor]:
+        """The hidden states after the final norm of a walk past the last block: [T, hidden] for each of its sequences."""
         norm = self._skeleton.load_final_norm()
-        final: list[Tensor] = [torch.empty(0)] * len(sequences)
+        final: list[Tensor] = [torch.empty(0)] * sum(len(batch.positions) for batch in walk.batches)
         for batch, state in zip(walk.batches, walk.states, strict=True):
             for row, (position, length) in enumerate(zip(batch.positions, batch.lengths, strict=True)):
                 final[position] = norm(state[row, :length])

@@ -5,7 +5,8 @@ are. Engines read the scales in the type that `Precision.scale_dtype` gives.
 """
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any
 
@@ -27,6 +28,9 @@ class _Layout(StrEnum):
     PACK_QUANTIZED = "pack-quantized"
     INT_QUANTIZED = "int-quantized"
 
+
+_MIXED = "mixed-precision"
+"""What the whole is called where groups have different layouts."""
 
 _LAYOUT_OF: dict[Scheme, _Layout] = {
     Scheme.W4A16: _Layout.PACK_QUANTIZED,
@@ -65,17 +69,64 @@ def _stored_bytes(precision: Precision, rows: int, columns: int, model: torch.dt
 
 
 def _config(precisions: Mapping[str, Precision], unquantized: tuple[str, ...]) -> dict[str, Any]:
-    (precision,) = set(precisions.values())
-    return {
+    """One group for each precision; that of most modules comes last and has all linears, the others their names.
+
+    Raises:
+        ValueError: the config would not give the precisions back, which would be a bug here.
+    """
+    (common, _), *_ = Counter(precisions.values()).most_common()
+    others = [precision for precision in dict.fromkeys(precisions.values()) if precision != common]
+    targets = {other: _targets([name for name, each in precisions.items() if each == other]) for other in others}
+    groups = [_group(precision, targets.get(precision, ["Linear"])) for precision in (*others, common)]
+    layouts = [_LAYOUT_OF[precision.scheme] for precision in (*others, common)]
+    if others:
+        groups = [{**group, "format": layout.value} for group, layout in zip(groups, layouts, strict=True)]
+    config = {
         "quant_method": _METHOD,
-        "format": _LAYOUT_OF[precision.scheme].value,
+        "format": layouts[0].value if len(set(layouts)) == 1 else _MIXED,
         "quantization_status": "compressed",
         "global_compression_ratio": None,
         "ignore": list(unquantized),
         "kv_cache_scheme": None,
-        "config_groups": {"group_0": _group(precision, ["Linear"])},
+        "config_groups": {f"group_{number}": group for number, group in enumerate(groups)},
         "version": _VERSION,
     }
+    _require_the_plan(config, precisions, unquantized)
+    return config
+
+
+def _require_the_plan(config: Mapping[str, Any], plan: Mapping[str, Precision], unquantized: tuple[str, ...]) -> None:
+    """Refuse a config that would be read as something else than was written."""
+    assignment = _recognize(config)
+    wrong = [
+        *(module for module, precision in plan.items() if assignment is None or assignment(module) != precision),
+        *(module for module in unquantized if assignment is None or assignment(module) is not None),
+    ]
+    if wrong:
+        raise ValueError(f"quantization_config says something else of {wrong[0]} than the plan")
+
+
+def _targets(modules: Iterable[str]) -> list[str]:
+    """Expressions that fit exactly these modules, and the layers that engines merge them into: one a parent.
+
+    Not every version of vLLM looks for a merged layer's parts before it looks for its class, which is "Linear" to it.
+    """
+    leaves: dict[str, set[str]] = {}
+    for module in modules:
+        parent, _, leaf = module.rpartition(".")
+        leaves.setdefault(parent, set()).add(leaf)
+    for each in leaves.values():
+        each.update([merged for merged, parts in _MERGED.items() if parts <= each])
+    return [
+        rf"re:^{re.escape(parent)}\.({'|'.join(map(re.escape, sorted(each)))})$" for parent, each in leaves.items()
+    ]
+
+
+_MERGED: dict[str, frozenset[str]] = {
+    "qkv_proj": frozenset({"q_proj", "k_proj", "v_proj"}),
+    "gate_up_proj": frozenset({"gate_proj", "up_proj"}),
+}
+"""vLLM's names of merged layers, and what they are merged of."""
 
 
 def _group(precision: Precision, targets: list[str]) -> dict[str, Any]:
@@ -139,7 +190,13 @@ def _recognize(config: Mapping[str, Any]) -> Assignment | None:
 def _parsed(group: Mapping[str, Any]) -> tuple[list[str], Precision]:
     """The targets and the precision of a group. Raises `StopIteration` where we write none like it."""
     targets = list(group["targets"])
-    return targets, next(precision for precision in _WRITTEN if _group(precision, targets) == group)
+    plain = {key: value for key, value in group.items() if key != "format"}
+    return targets, next(
+        precision
+        for precision in _WRITTEN
+        if _group(precision, targets) == plain
+        and group.get("format", _LAYOUT_OF[precision.scheme]) == _LAYOUT_OF[precision.scheme]
+    )
 
 
 def _fits(target: str, module: str) -> bool:
