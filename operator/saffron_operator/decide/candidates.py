@@ -58,8 +58,11 @@ def _unsupported(inputs: Inputs, candidate: Candidate, inspected: InspectResult)
     if target is None or not isinstance(target.facts, TargetFacts):
         return None  # there is no engine to ask
     facts = target.facts
-    row = support(facts.engine, candidate.scheme, GPU if facts.accelerated else inspected.isa, facts.environment)
-    if row.support is Support.OK:
+    isa = GPU if facts.accelerated else inspected.isa
+    # One that is escalated may hold linears of a higher scheme, too.
+    rows = [support(facts.engine, scheme, isa, facts.environment) for scheme in candidate.schemes]
+    row = next((row for row in rows if row.support is not Support.OK), None)
+    if row is None:
         return None
     reason = reasons.ENGINE_INEXACT if row.support is Support.INEXACT else reasons.ENGINE_UNSUPPORTED
     where = "a GPU" if facts.accelerated else inspected.isa
@@ -125,7 +128,7 @@ def look(inputs: Inputs, candidate: Candidate, inspected: InspectResult, sample_
 
 def quantize_task(inputs: Inputs, candidate: Candidate, model_digest: str, sample_key: str) -> Task:
     """Return the work that makes a candidate's checkpoint."""
-    key = keys.quantize_key(sample_key=sample_key, candidate=candidate)
+    key = keys.quantize_key(sample_key=sample_key, candidate=candidate, gates=inputs.spec.gates)
     words = arguments.quantize(
         inputs.observed.meta.uid, inputs.spec, candidate, model_digest=model_digest, sample_key=sample_key, key=key
     )
