@@ -161,9 +161,7 @@ def _quantized_units(plan: Plan) -> list[Unit]:
     return [unit for unit in plan.units if unit.weights[0] in plan.precisions]
 
 
-def _raises(
-    reader: CheckpointReader, plan: Plan, gates: Gates, found: Sequence[Sequence[float]]
-) -> tuple[Raise, ...]:
+def _raises(reader: CheckpointReader, plan: Plan, gates: Gates, found: Sequence[Sequence[float]]) -> tuple[Raise, ...]:
     """The raises in their order, from the damages of each quantized unit at each of its levels."""
     levels = {
         unit.name: [
@@ -189,9 +187,7 @@ def _damages(
     variants = [Variant(unit, precision) for unit in _quantized_units(plan) for precision in _levels(plan, unit)]
     quantize = _codes(reader, made, plan)
     found = iter(
-        damages(
-            ModelStream.open(reader.folder), variants, quantize, probes(selection.sequences), progress=progress
-        )
+        damages(ModelStream.open(reader.folder), variants, quantize, probes(selection.sequences), progress=progress)
     )
     return [[next(found) for _ in _levels(plan, unit)] for unit in _quantized_units(plan)]
 

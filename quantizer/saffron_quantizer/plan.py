@@ -99,7 +99,7 @@ def with_precisions(plan: Plan, reader: CheckpointReader, precisions: Mapping[st
 
 
 def most_bytes(reader: CheckpointReader, spec: CandidateSpec, gates: Gates | None) -> int:
-    """The bytes that an escalated candidate may have: as it says, and as the gate for them allows, where there is one."""
+    """The bytes that an escalated candidate may have: as it says, and as the gate for them allows if there is one."""
     shares = [spec.escalate.max_bytes_ratio] if spec.escalate is not None else []
     if gates is not None and gates.checkpoint_bytes_ratio is not None:
         shares.append(gates.checkpoint_bytes_ratio.max)

@@ -30,7 +30,7 @@ from saffron_quantizer.checkpoint.reader import CheckpointReader
 from saffron_quantizer.checkpoint.tensor_file import read_header
 from saffron_quantizer.checkpoint.writer import companion_files, copy_companions, write_index, write_json
 from saffron_quantizer.data.sequences import sequences_digest
-from saffron_quantizer.escalate import ROUNDS_HELD, Selection, escalate
+from saffron_quantizer.escalate import ROUNDS_HELD, Make, Selection, escalate
 from saffron_quantizer.memory import peak_bytes
 from saffron_quantizer.models.batches import BATCH_TOKENS
 from saffron_quantizer.models.stream import ModelStream
@@ -106,23 +106,35 @@ def quantize(
 
         def make(folder: Path, plan: Plan, progress: ProgressSink) -> None:
             write_shards(folder, reader, plan, stream, calibration, progress=progress)
-            _write_rest(folder, reader, plan)
+            write_rest(folder, reader, plan)
 
-        told: dict[str, Any] = {}
-        if selection is None:
-            make(target, plan, progress)
-        else:
-            escalated = escalate(target, reader, plan, selection, make, progress=progress)
-            told = {"raised": escalated.raised, "rounds": escalated.rounds}
+        told = _write_checkpoint(target, reader, plan, selection, make, progress=progress)
         notes = read_notes(target, plan)
         files, sizes = _content(target)
         guard.check()
         result = _result(digest_of(files), sizes, notes, seconds=time.monotonic() - begun)
-        write_manifest(target, _told(fingerprint, result, notes) | told, mode=0o644)
+        write_manifest(target, {**_told(fingerprint, result, notes), **told}, mode=0o644)
     if work is not None:
         write_file(work / _RESULT, result.model_dump_json(by_alias=True).encode(), mode=0o600)
     publish(target, target if store is None else store / result.checkpoint_digest)
     return result
+
+
+def _write_checkpoint(
+    target: Path,
+    reader: CheckpointReader,
+    plan: Plan,
+    selection: Selection | None,
+    make: Make,
+    *,
+    progress: ProgressSink,
+) -> Mapping[str, Any]:
+    """Write all files but the manifest, and return what that one says of what was raised."""
+    if selection is None:
+        make(target, plan, progress)
+        return {}
+    escalated = escalate(target, reader, plan, selection, make, progress=progress)
+    return {"raised": escalated.raised, "rounds": escalated.rounds}
 
 
 def _request(
@@ -219,7 +231,7 @@ def _require_room(target: Path, reader: CheckpointReader, plan: Plan, selection:
         raise StageError(Failure(reason=FailureReason.STORAGE_FULL, subject=subject, have=have, need=need))
 
 
-def _write_rest(folder: Path, reader: CheckpointReader, plan: Plan) -> None:
+def write_rest(folder: Path, reader: CheckpointReader, plan: Plan) -> None:
     """Write what goes with the shards: companions, index and config.json."""
     copy_companions(reader.folder, folder)
     write_index(folder, _sizes(folder))

@@ -6,7 +6,7 @@ the true divergence, not an estimate from inside the model, at the price of runn
 is affordable since ordering units takes few tokens.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 

@@ -28,9 +28,7 @@ def keys(spec: dict[str, Any], model_digest: str = MODEL_DIGEST) -> dict[str, An
         evaluation=read.evaluation,
         run_id=read.run_id,
     )
-    quantize = [
-        quantize_key(sample_key=sample, candidate=candidate, gates=read.gates) for candidate in read.candidates
-    ]
+    quantize = [quantize_key(sample_key=sample, candidate=candidate, gates=read.gates) for candidate in read.candidates]
     level = bound_confidence(read.gates.confidence, len(read.candidates))
     return {
         "inspect": inspect_key(model_uri=read.model.uri, candidates=read.candidates, run_id=read.run_id),

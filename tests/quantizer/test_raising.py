@@ -129,7 +129,7 @@ def test_the_search_is_bounded_makes_nothing_twice_and_keeps_the_limits_where_an
 
 
 def test_the_search_of_a_candidate_that_holds_with_fewer_raises_and_not_with_more_keeps_the_fewest():
-    assert chosen_count([Measured(0, False), Measured(2, True), Measured(4, False)]) == 2  # noqa: PLR2004 as given
+    assert chosen_count([Measured(0, False), Measured(2, True), Measured(4, False)]) == 2
 
 
 GUESSES = {

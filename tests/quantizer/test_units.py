@@ -42,7 +42,7 @@ def test_ignore_leaves_whole_units_out_of_the_plan(tiny_model, globs, expected):
     assert {unit.name for unit in plan.units if not set(unit.weights) & set(plan.precisions)} == expected
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "one of three that are merged": (
         (f"{LAYER}.self_attn.q_proj",),
         f"ignore names 1 of the 3 linears {QKV}, which engines merge into one layer; name all of them or none.",
@@ -53,8 +53,10 @@ REFUSED = {
     ),
     "a name that no linear has": (
         (f"{LAYER}.mlp.dwon_proj",),
-        f"No linear of the model has a name that fits {LAYER}.mlp.dwon_proj in ignore; give full names, as "
-        "model.layers.0.mlp.down_proj, with * and ? as in file names.",
+        (
+            f"No linear of the model has a name that fits {LAYER}.mlp.dwon_proj in ignore; give full names, as "
+            f"{LAYER}.mlp.down_proj, with * and ? as in file names."
+        ),
     ),
     "everything": (
         ("*",),

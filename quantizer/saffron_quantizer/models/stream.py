@@ -103,7 +103,7 @@ class ModelStream:
 
     @torch.no_grad()
     def final(self, walk: Walk) -> list[Tensor]:
-        """The hidden states after the final norm of a walk past the last block: [T, hidden] for each of its sequences."""
+        """The hidden states after the final norm, [T, hidden] for each sequence of a walk past the last block."""
         norm = self._skeleton.load_final_norm()
         final: list[Tensor] = [torch.empty(0)] * sum(len(batch.positions) for batch in walk.batches)
         for batch, state in zip(walk.batches, walk.states, strict=True):

@@ -117,9 +117,7 @@ def _targets(modules: Iterable[str]) -> list[str]:
         leaves.setdefault(parent, set()).add(leaf)
     for each in leaves.values():
         each.update([merged for merged, parts in _MERGED.items() if parts <= each])
-    return [
-        rf"re:^{re.escape(parent)}\.({'|'.join(map(re.escape, sorted(each)))})$" for parent, each in leaves.items()
-    ]
+    return [rf"re:^{re.escape(parent)}\.({'|'.join(map(re.escape, sorted(each)))})$" for parent, each in leaves.items()]
 
 
 _MERGED: dict[str, frozenset[str]] = {
