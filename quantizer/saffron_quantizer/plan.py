@@ -70,7 +70,7 @@ def make_plan(reader: CheckpointReader, spec: CandidateSpec) -> Plan:
     if not isinstance(count, int) or count < 1:
         raise malformed("config.json(num_hidden_layers)")
     prefixes = [architecture.block(index) for index in range(count)]
-    units = units_of(architecture, count)
+    units = units_of(architecture, [architecture.input_groups] * count)
     blocks = tuple(tuple(sorted(n for n in reader.entries if n.startswith(f"{prefix}."))) for prefix in prefixes)
     inside = {name for names in blocks for name in names}
     outside = tuple(

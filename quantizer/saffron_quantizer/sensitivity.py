@@ -8,7 +8,7 @@ is affordable since ordering units takes few tokens.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -113,7 +113,7 @@ def _walk(
             for copy in copies:
                 copy.advance(index)
             for variant in (each for each in variants if each.unit.block == index):
-                copy = replace(original, states=list(original.states))
+                copy = original.fork()
                 with _standing_in(block, stream.architecture.block(index), variant, quantize):
                     copy.advance(index)
                 copies.append(copy)

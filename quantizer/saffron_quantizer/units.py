@@ -38,12 +38,17 @@ class Unit:
         return f"{parents.pop()}.[{','.join(linear.rpartition('.')[2] for linear in self.linears)}]"
 
 
-def units_of(architecture: Architecture, blocks: int) -> tuple[Unit, ...]:
-    """The units of a model in the order in which they are computed."""
+def units_of(architecture: Architecture, groups: Iterable[Iterable[Sequence[str]]]) -> tuple[Unit, ...]:
+    """The units of a model in the order in which they are computed.
+
+    Args:
+        architecture: of the model.
+        groups: for each block its input groups, by the linears' names inside it.
+    """
     return tuple(
         Unit(index, tuple(f"{architecture.block(index)}.{linear}" for linear in group))
-        for index in range(blocks)
-        for group in architecture.input_groups
+        for index, block in enumerate(groups)
+        for group in block
     )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -32,6 +32,10 @@ class Walk:
     def tokens(self) -> int:
         """Tokens of all sequences, without padding."""
         return sum(sum(batch.lengths) for batch in self.batches)
+
+    def fork(self) -> "Walk":
+        """Another walk that stands where this one does, and goes on by itself."""
+        return replace(self, states=list(self.states))
 
     @torch.no_grad()
     def advance(self, index: int) -> None:
