@@ -205,7 +205,7 @@ def _codes(reader: CheckpointReader, made: Path, plan: Plan) -> Callable[[str, P
         if fit and precision == plan.precisions[weight]:
             return plan.layout.restored(weight, precision, own.read)
         W = reader.read(weight)
-        return rtn(W, precision.grid(W.dtype))
+        return rtn(W, plan.grid_of(precision, W.dtype))
 
     return quantize
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from saffron_api.candidate import CandidateSpec
+from saffron_api.candidate import GPU_CAPABILITY, CandidateSpec
 from saffron_api.failures import FailureReason, StageError
 from saffron_api.results import InspectResult, PredictedSize
 from saffron_quantizer.checkpoint.identity import FolderGuard, model_digest
@@ -17,6 +17,7 @@ from saffron_quantizer.plan import make_plan
 _OF_CANDIDATE = frozenset(
     {
         FailureReason.SHAPE_UNSUPPORTED,
+        FailureReason.ROWS_UNSUPPORTED,
         FailureReason.IGNORE_UNKNOWN,
         FailureReason.IGNORE_SPLITS,
         FailureReason.IGNORE_ALL,
@@ -59,11 +60,12 @@ def inspect_model(
 def _predict(reader: CheckpointReader, name: str, spec: CandidateSpec) -> PredictedSize:
     """Predict one candidate's bytes. One that can't be made of this model keeps no other from being made."""
     try:
-        return PredictedSize(name=name, bytes=make_plan(reader, spec).bytes)
+        size = make_plan(reader, spec).bytes
     except StageError as error:
         if error.failure.reason not in _OF_CANDIDATE:
             raise
         return PredictedSize(name=name, failure=error.failure)
+    return PredictedSize(name=name, bytes=size, gpu_capability=GPU_CAPABILITY[spec.scheme])
 
 
 def processor(capability: str, cpuinfo: str) -> str:

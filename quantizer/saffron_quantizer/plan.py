@@ -4,19 +4,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from saffron_api.candidate import CandidateSpec
+import torch
+
+from saffron_api.candidate import CandidateSpec, KvCache
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
 from saffron_api.quantized_model import Gates
+from saffron_quantizer.algorithms.quantized import Grid
 from saffron_quantizer.checkpoint.formats.format import Format
 from saffron_quantizer.checkpoint.formats.registry import FORMATS, quantization_of
 from saffron_quantizer.checkpoint.reader import CheckpointReader
 from saffron_quantizer.checkpoint.tensor_file import malformed
 from saffron_quantizer.models.architectures import Architecture
 from saffron_quantizer.models.skeleton import architecture_of
-from saffron_quantizer.precision import Precision, precision_of
+from saffron_quantizer.precision import Activations, Precision, precision_of
 from saffron_quantizer.units import Unit, units_of, without_ignored
 
 _MATRIX = 2
+
+FIXED_SCALE_BYTES = torch.float32.itemsize
+"""Of one scale of what is no weight, [1] float32."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +59,51 @@ class Plan:
         linears = (linear for unit in self.units for linear in unit.linears)
         return (self.architecture.head, *(each for each in linears if f"{each}.weight" not in self.precisions))
 
+    def grid(self, weight: str, model: torch.dtype) -> Grid:
+        """What a weight of a model that is stored in a type is rounded to."""
+        return self.grid_of(self.precisions[weight], model)
+
+    def grid_of(self, precision: Precision, model: torch.dtype) -> Grid:
+        """What weights of a precision of a model that is stored in a type are rounded to."""
+        scale_dtype = self.layout.scale_dtype(precision, model)
+        return Grid(precision.bits, precision.group_size, scale_dtype, symmetric=self.spec.symmetric)
+
+    def static_inputs(self, index: int) -> dict[str, str]:
+        """The scales of inputs that a block stores: the name of each, and of the linear (inside the block) to measure.
+
+        Engines merge linears that read the same input, so all of a group have the scale of the first.
+        """
+        return {
+            f"{self.architecture.block(index)}.{linear}.input_scale": group[0]
+            for group in self.architecture.input_groups
+            for linear in group
+            if self._is_static(self.weight(index, linear))
+        }
+
+    def kv_scales(self, index: int) -> tuple[str, ...]:
+        """The names of the scales of a block's keys and of its values, if it stores any."""
+        if self.spec.kv_cache is KvCache.NONE:
+            return ()
+        attention = f"{self.architecture.block(index)}.{self.architecture.attention}"
+        return f"{attention}.k_scale", f"{attention}.v_scale"
+
+    def fixed_scales(self, index: int) -> tuple[str, ...]:
+        """The names of all scales in a block that were measured before and are of no weight."""
+        return (*self.static_inputs(index), *self.kv_scales(index))
+
+    def _is_static(self, weight: str) -> bool:
+        precision = self.precisions.get(weight)
+        return precision is not None and precision.activations is Activations.FP8_PER_TENSOR
+
 
 def make_plan(reader: CheckpointReader, spec: CandidateSpec) -> Plan:
     """Plan a candidate of a model.
 
     Raises:
         StageError: `ARCHITECTURE_UNSUPPORTED`, `MODEL_INCOMPLETE` for a linear that the folder lacks,
-            `SHAPE_UNSUPPORTED` for one whose columns the group size does not divide; as for `without_ignored` where
-            the candidate's `ignore` does not fit the model; `ESCALATION_TOO_TIGHT` if `escalate` leaves it no room.
+            `SHAPE_UNSUPPORTED` for one whose columns the group size does not divide, `ROWS_UNSUPPORTED` for one whose
+            rows the format can't pack; as for `without_ignored` where the candidate's `ignore` does not fit the model;
+            `ESCALATION_TOO_TIGHT` if `escalate` leaves it no room.
     """
     architecture = architecture_of(reader.config)
     if quantization_of(reader.config) is not None:
@@ -95,7 +138,9 @@ def with_precisions(plan: Plan, reader: CheckpointReader, precisions: Mapping[st
     """
     sizes = {name: reader.entry(name).bytes for names in (*plan.blocks, plan.outside) for name in names}
     sizes |= {name: stored_bytes(reader, name, plan.layout, precision) for name, precision in precisions.items()}
-    return replace(plan, precisions=precisions, bytes=sum(sizes.values()))
+    changed = replace(plan, precisions=precisions)
+    scales = sum(len(changed.fixed_scales(index)) for index in range(len(plan.blocks)))
+    return replace(changed, bytes=sum(sizes.values()) + FIXED_SCALE_BYTES * scales)
 
 
 def most_bytes(reader: CheckpointReader, spec: CandidateSpec, gates: Gates | None) -> int:
@@ -120,6 +165,9 @@ def stored_bytes(reader: CheckpointReader, name: str, layout: Format, precision:
         raise StageError(
             Failure(reason=FailureReason.SHAPE_UNSUPPORTED, subject=subject_of(name), have=columns, need=group_size)
         )
+    if rows % layout.row_multiple:
+        subject, need = subject_of(name), layout.row_multiple
+        raise StageError(Failure(reason=FailureReason.ROWS_UNSUPPORTED, subject=subject, have=rows, need=need))
     return layout.stored_bytes(precision, rows, columns, entry.dtype)
 
 

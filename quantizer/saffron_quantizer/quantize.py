@@ -1,4 +1,4 @@
-"""The Quantize stage: a model folder and token sequences in, a checkpoint in compressed-tensors' format out.
+"""The Quantize stage: a model folder and token sequences in, a checkpoint out.
 
 The model is walked block by block. Each finished block is written as a shard of its own, so a killed run goes on with
 the first block that has none. Every run goes on through weights dequantized from the *stored* codes and scales, so a
@@ -236,7 +236,7 @@ def write_rest(folder: Path, reader: CheckpointReader, plan: Plan) -> None:
     copy_companions(reader.folder, folder)
     write_index(folder, _sizes(folder))
     modules = {weight.removesuffix(".weight"): precision for weight, precision in plan.precisions.items()}
-    quantization = plan.layout.config(modules, plan.unquantized)
+    quantization = plan.layout.config(modules, plan.unquantized, plan.spec.kv_cache)
     write_json(folder / "config.json", {**reader.config, "quantization_config": quantization})
 
 

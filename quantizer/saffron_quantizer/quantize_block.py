@@ -7,12 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from saffron_api.candidate import Method
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
+from saffron_quantizer.algorithms.fp8 import fp8
 from saffron_quantizer.algorithms.gptq import Factor, UnstableHessianError, factorize, gptq
 from saffron_quantizer.algorithms.hessian import hessian_finish
 from saffron_quantizer.algorithms.quantized import Quantized
 from saffron_quantizer.algorithms.rtn import rtn
+from saffron_quantizer.checkpoint.exactness import stored_exactly
 from saffron_quantizer.checkpoint.reader import CheckpointReader
+from saffron_quantizer.fixed_scales import measure_fixed_scales
 from saffron_quantizer.models.calibration import BlockCalibration
 from saffron_quantizer.models.stream import Walk
 from saffron_quantizer.plan import Plan
@@ -53,19 +57,18 @@ class QuantizedBlock:
 def round_block(reader: CheckpointReader, plan: Plan, index: int) -> QuantizedBlock:
     """Quantize a block by RTN, which reads no data."""
     tensors = {name: reader.read(name) for name in plan.blocks[index]}
-    weights = {name: tensor for name, tensor in tensors.items() if name in plan.precisions}
-    quantized = {name: rtn(W, plan.precisions[name].grid(W.dtype)) for name, W in weights.items()}
+    quantized = {name: _rounded(plan, name, W) for name, W in tensors.items() if name in plan.precisions}
     return QuantizedBlock(store(plan, tensors, quantized), BlockNotes(len(quantized)))
 
 
 def calibrate_block(reader: CheckpointReader, plan: Plan, index: int, walk: Walk) -> QuantizedBlock:
-    """Quantize a loaded block by GPTQ, and take the walk past it.
+    """Quantize a loaded block, and take the walk past it.
 
     Linears are taken in the order in which they are computed, and each is calibrated on what it reads once those before
     it are quantized. At the end the block holds the dequantized weights.
 
     Raises:
-        StageError: `NUMERICALLY_UNSTABLE` if a Hessian can't be factorized.
+        StageError: `NUMERICALLY_UNSTABLE` if a Hessian can't be factorized, `RANGE_EMPTY` if a scale can't be measured.
     """
     block = walk.stream.blocks[index]
     tensors = {name: reader.read(name) for name in plan.blocks[index]}
@@ -76,18 +79,29 @@ def calibrate_block(reader: CheckpointReader, plan: Plan, index: int, walk: Walk
         names = [plan.weight(index, linear) for linear in group]
         if names[0] not in plan.precisions:
             continue  # ignored, and so are all of its group
-        gram = calibration.gram(group[0])
-        factors.append(_factorize(gram, walk.tokens, names[0]))
-        found = _gptq(plan, {name: tensors[name] for name in names}, factors[-1])
+        if plan.spec.method is Method.RTN:
+            found = {name: _rounded(plan, name, tensors[name]) for name in names}
+        else:
+            factors.append(_factorize(calibration.gram(group[0]), walk.tokens, names[0]))
+            found = _gptq(plan, {name: tensors[name] for name in names}, factors[-1])
         put_weights(block, plan, index, {name: each.dequantize() for name, each in found.items()})
         quantized |= found
-    calibration.advance()
+    scales: dict[str, Tensor] = {}
+    if plan.fixed_scales(index):
+        scales = measure_fixed_scales(plan, index, walk)
+    else:
+        calibration.advance()
     notes = BlockNotes(
         modules=len(quantized),
         max_damping=max((factor.damping for factor in factors), default=0.0),
         dead_columns=sum(factor.dead_columns for factor in factors),
     )
-    return QuantizedBlock(store(plan, tensors, quantized), notes)
+    return QuantizedBlock(store(plan, tensors, quantized) | scales, notes)
+
+
+def _rounded(plan: Plan, name: str, W: Tensor) -> Quantized:
+    """A weight rounded to nearest."""
+    return fp8(W) if plan.precisions[name].is_floating else rtn(W, plan.grid(name, W.dtype))
 
 
 def store(plan: Plan, tensors: Mapping[str, Tensor], quantized: Mapping[str, Quantized]) -> dict[str, Tensor]:
@@ -95,7 +109,7 @@ def store(plan: Plan, tensors: Mapping[str, Tensor], quantized: Mapping[str, Qua
     stored: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if name in quantized:
-            stored |= plan.layout.stored(name, quantized[name], plan.precisions[name])
+            stored |= stored_exactly(plan.layout, name, quantized[name], plan.precisions[name])
         else:
             stored[name] = tensor
     return stored
@@ -133,7 +147,6 @@ def _factorize(gram: Tensor, tokens: int, name: str) -> Factor:
 def _gptq(plan: Plan, weights: Mapping[str, Tensor], factor: Factor) -> dict[str, Quantized]:
     """Quantize linears that read one input as one matrix, and part the rows again."""
     W = torch.cat([weight.float() for weight in weights.values()])
-    (precision,) = {plan.precisions[name] for name in weights}
-    dtype = next(iter(weights.values())).dtype
-    result = gptq(W, factor, precision.grid(dtype))
+    (grid,) = {plan.grid(name, weight.dtype) for name, weight in weights.items()}
+    result = gptq(W, factor, grid)
     return dict(zip(weights, result.split([len(weight) for weight in weights.values()]), strict=True))

@@ -7,9 +7,10 @@ from pathlib import Path
 from torch import Tensor
 
 from saffron_quantizer.atomic import write_file
+from saffron_quantizer.checkpoint.exactness import write_exactly
 from saffron_quantizer.checkpoint.reader import CheckpointReader
 from saffron_quantizer.checkpoint.tensor_file import read_entry, read_header
-from saffron_quantizer.checkpoint.writer import shard_name, write_tensors
+from saffron_quantizer.checkpoint.writer import shard_name
 from saffron_quantizer.models.stream import ModelStream, Walk
 from saffron_quantizer.plan import Plan
 from saffron_quantizer.progress import Progress, ProgressSink
@@ -40,7 +41,7 @@ def write_shards(
     count = len(plan.blocks)
     outer = folder / shard_name(1, count + 1)
     if not outer.is_file():
-        write_tensors(outer, {name: reader.read(name) for name in plan.outside})
+        write_exactly(outer, {name: reader.read(name) for name in plan.outside})
     walk = stream.walk(sequences) if sequences else None
     notes = []
     for index in range(count):
@@ -73,7 +74,7 @@ def _block(shard: Path, reader: CheckpointReader, plan: Plan, index: int, walk: 
 def _save(shard: Path, block: QuantizedBlock) -> BlockNotes:
     """Write a block's notes and then its shard, whose presence says that both are there."""
     write_file(_notes_file(shard), json.dumps(block.notes.to_json()).encode())
-    write_tensors(shard, block.stored)
+    write_exactly(shard, block.stored)
     return block.notes
 
 

@@ -220,7 +220,7 @@ def test_the_damage_of_a_unit_is_the_divergence_of_a_checkpoint_with_only_that_u
 
     def quantized(weight, precision):
         W = reader.read(weight)
-        return rtn(W, precision.grid(W.dtype))
+        return rtn(W, plan.grid_of(precision, W.dtype))
 
     found = damages(stream, variants, quantized, sequences, progress=ignore)
     for number, variant in enumerate(variants):
@@ -270,7 +270,7 @@ def test_smoothed_weights_are_not_put_into_the_original_to_see_what_they_do(tiny
     write_rest(tmp_path, reader, plan)
     weight = "model.layers.0.self_attn.q_proj.weight"
     W = reader.read(weight)
-    rounded = rtn(W, INT8.grid(W.dtype))
+    rounded = rtn(W, plan.grid_of(INT8, W.dtype))
     smoothed = replace(plan, spec=plan.spec.model_copy(update={"smoothing": "SmoothQuant"}))
     own = escalation._codes(reader, tmp_path, plan)(weight, INT8)
     standing_in = escalation._codes(reader, tmp_path, smoothed)(weight, INT8)

@@ -58,11 +58,8 @@ def _unsupported(inputs: Inputs, candidate: Candidate, inspected: InspectResult)
     if target is None or not isinstance(target.facts, TargetFacts):
         return None  # there is no engine to ask
     facts = target.facts
-    isa = GPU if facts.accelerated else inspected.isa
-    # One that is escalated may hold linears of a higher scheme, too.
-    rows = [support(facts.engine, scheme, isa, facts.environment) for scheme in candidate.schemes]
-    row = next((row for row in rows if row.support is not Support.OK), None)
-    if row is None:
+    row = support(facts.engine, candidate, GPU if facts.accelerated else inspected.isa, facts.environment)
+    if row.support is Support.OK:
         return None
     reason = reasons.ENGINE_INEXACT if row.support is Support.INEXACT else reasons.ENGINE_UNSUPPORTED
     where = "a GPU" if facts.accelerated else inspected.isa
@@ -70,8 +67,8 @@ def _unsupported(inputs: Inputs, candidate: Candidate, inspected: InspectResult)
         name=candidate.name,
         state=CandidateState.UNSUPPORTED,
         reason=reason,
-        message=f"{row.engine} does not run {row.scheme} exactly on {where}: {row.reason}. Use another scheme, engine "
-        "or node.",
+        message=f"{row.engine} does not run {row.what} exactly on {where}: {row.reason}. Use another scheme, format, "
+        "engine or node.",
         bytes=predicted_bytes(candidate, inspected),
     )
 
