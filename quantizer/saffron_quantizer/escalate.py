@@ -13,7 +13,7 @@ measurement of what each unit does alone. The gate set is never seen.
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,9 @@ from saffron_quantizer.evaluation.divergence import Scored, compare_tokens
 from saffron_quantizer.evaluation.figures import measured_figures, sum_by_unit
 from saffron_quantizer.evaluation.hidden import ScoredHidden, scored_hidden
 from saffron_quantizer.models.stream import ModelStream
-from saffron_quantizer.plan import Plan, most_bytes, stored_bytes, with_precisions
+from saffron_quantizer.plan import Plan, folder_bytes, most_bytes, stored_bytes, with_precisions
 from saffron_quantizer.precision import Precision
+from saffron_quantizer.preflight import Needs
 from saffron_quantizer.progress import Progress, ProgressSink
 from saffron_quantizer.raising import (
     Level,
@@ -85,6 +86,15 @@ class Escalated:
     plan: Plan
     raised: list[dict[str, Any]]
     rounds: list[dict[str, Any]]
+
+
+def with_rounds(need: Needs, folder: Path, reader: CheckpointReader, plan: Plan, selection: Selection | None) -> Needs:
+    """What a run needs with its rounds on the disk, if it makes any, less what is there of them already."""
+    if selection is None:
+        return need
+    whole = need.checkpoint - plan.bytes + most_bytes(reader, plan.spec, selection.gates)
+    there = sum(folder_bytes(place) for place in folder.glob(_ROUND.format("*")))
+    return replace(need, checkpoint=ROUNDS_HELD * whole - there)
 
 
 def escalate(

@@ -1,25 +1,22 @@
 """One block of a model, quantized: its stored tensors, and what was learnt on the way."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
 
-import torch
 from torch import Tensor, nn
 
-from saffron_api.candidate import Method
+from saffron_api.candidate import Method, ScaleSearch
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
-from saffron_quantizer.algorithms.fp8 import fp8
-from saffron_quantizer.algorithms.gptq import Factor, UnstableHessianError, factorize, gptq
+from saffron_quantizer.algorithms.gptq import UnstableHessianError
 from saffron_quantizer.algorithms.hessian import hessian_finish
-from saffron_quantizer.algorithms.quantized import Quantized
-from saffron_quantizer.algorithms.rtn import rtn
+from saffron_quantizer.algorithms.quantized import Grid, Quantized
 from saffron_quantizer.checkpoint.exactness import stored_exactly
-from saffron_quantizer.checkpoint.reader import CheckpointReader
 from saffron_quantizer.fixed_scales import measure_fixed_scales
 from saffron_quantizer.models.calibration import BlockCalibration
 from saffron_quantizer.models.stream import Walk
 from saffron_quantizer.plan import Plan
+from saffron_quantizer.round_linears import LinearNote, RoundedLinear, fp8_linears, gptq_linears, rtn_linears
 
 
 @dataclass(frozen=True)
@@ -30,15 +27,22 @@ class BlockNotes:
         modules: linears quantized.
         max_damping: the largest damping that a Hessian needed, as a share of its mean diagonal.
         dead_columns: inputs that were 0 in every token, counted once for linears that share them.
+        linears: what was learnt of each linear, in the order in which they are computed.
     """
 
     modules: int
     max_damping: float = 0.0
     dead_columns: int = 0
+    linears: tuple[LinearNote, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Self:
+        """From what `to_json` gave."""
+        return cls(**{**told, "linears": tuple(LinearNote(**linear) for linear in told["linears"])})
 
 
 @dataclass(frozen=True)
@@ -54,64 +58,106 @@ class QuantizedBlock:
     notes: BlockNotes
 
 
-def round_block(reader: CheckpointReader, plan: Plan, index: int) -> QuantizedBlock:
-    """Quantize a block by RTN, which reads no data."""
-    tensors = {name: reader.read(name) for name in plan.blocks[index]}
-    quantized = {name: _rounded(plan, name, W) for name, W in tensors.items() if name in plan.precisions}
-    return QuantizedBlock(store(plan, tensors, quantized), BlockNotes(len(quantized)))
+def round_block(plan: Plan, index: int, tensors: dict[str, Tensor]) -> QuantizedBlock:
+    """Quantize a block by RTN, which reads no data.
+
+    Args:
+        plan: what becomes of each tensor.
+        index: of the block.
+        tensors: the block's, by name. Each is taken out once it is quantized, so that memory holds it no longer.
+    """
+    stored: dict[str, Tensor] = {}
+    notes: list[LinearNote] = []
+    for name in plan.blocks[index]:
+        if name not in plan.precisions:
+            continue
+        linear = name.removeprefix(f"{plan.architecture.block(index)}.").removesuffix(".weight")
+        (found,) = _to_nearest(plan, index, {linear: tensors.pop(name)}, importance=None)
+        stored |= store(plan, {name: found.quantized})
+        notes.append(found.note)
+    return QuantizedBlock(stored | tensors, BlockNotes(len(notes), linears=tuple(notes)))
 
 
-def calibrate_block(reader: CheckpointReader, plan: Plan, index: int, walk: Walk) -> QuantizedBlock:
-    """Quantize a loaded block, and take the walk past it.
+def calibrate_block(plan: Plan, index: int, walk: Walk, tensors: dict[str, Tensor]) -> QuantizedBlock:
+    """Quantize a loaded block by what its linears read, and take the walk past it.
 
     Linears are taken in the order in which they are computed, and each is calibrated on what it reads once those before
     it are quantized. At the end the block holds the dequantized weights.
+
+    Args:
+        plan: what becomes of each tensor.
+        index: of the block.
+        walk: stands before it.
+        tensors: the block's, by name. Each is taken out once it is quantized, so that memory holds it no longer.
 
     Raises:
         StageError: `NUMERICALLY_UNSTABLE` if a Hessian can't be factorized, `RANGE_EMPTY` if a scale can't be measured.
     """
     block = walk.stream.blocks[index]
-    tensors = {name: reader.read(name) for name in plan.blocks[index]}
-    quantized: dict[str, Quantized] = {}
-    factors: list[Factor] = []
+    stored: dict[str, Tensor] = {}
+    groups: list[tuple[LinearNote, ...]] = []
     calibration = BlockCalibration(walk, index)
     for group in plan.architecture.input_groups:
-        names = [plan.weight(index, linear) for linear in group]
-        if names[0] not in plan.precisions:
+        if plan.weight(index, group[0]) not in plan.precisions:
             continue  # ignored, and so are all of its group
-        if plan.spec.method is Method.RTN:
-            found = {name: _rounded(plan, name, tensors[name]) for name in names}
-        else:
-            factors.append(_factorize(calibration.gram(group[0]), walk.tokens, names[0]))
-            found = _gptq(plan, {name: tensors[name] for name in names}, factors[-1])
+        rounded = _round_group(plan, index, group, tensors, calibration)
+        found = {plan.weight(index, each.note.name): each.quantized for each in rounded}
         put_weights(block, plan, index, {name: each.dequantize() for name, each in found.items()})
-        quantized |= found
-    scales: dict[str, Tensor] = {}
+        stored |= store(plan, found)
+        for name in found:
+            del tensors[name]
+        groups.append(tuple(each.note for each in rounded))
+        del rounded, found
     if plan.fixed_scales(index):
-        scales = measure_fixed_scales(plan, index, walk)
+        stored |= measure_fixed_scales(plan, index, walk)
     else:
         calibration.advance()
     notes = BlockNotes(
-        modules=len(quantized),
-        max_damping=max((factor.damping for factor in factors), default=0.0),
-        dead_columns=sum(factor.dead_columns for factor in factors),
+        modules=sum(map(len, groups)),
+        max_damping=max(group[0].damping or 0.0 for group in groups),
+        dead_columns=sum(group[0].dead_columns or 0 for group in groups),
+        linears=tuple(note for group in groups for note in group),
     )
-    return QuantizedBlock(store(plan, tensors, quantized) | scales, notes)
+    return QuantizedBlock(stored | tensors, notes)
 
 
-def _rounded(plan: Plan, name: str, W: Tensor) -> Quantized:
-    """A weight rounded to nearest."""
-    return fp8(W) if plan.precisions[name].is_floating else rtn(W, plan.grid(name, W.dtype))
+def _round_group(
+    plan: Plan, index: int, group: Sequence[str], tensors: Mapping[str, Tensor], calibration: BlockCalibration
+) -> list[RoundedLinear]:
+    """Quantize linears that read one input."""
+    weights = {linear: tensors[plan.weight(index, linear)] for linear in group}
+    spec = plan.spec
+    if spec.method is Method.RTN:
+        by_activity = spec.scale_search is ScaleSearch.HESSIAN
+        return _to_nearest(plan, index, weights, calibration.squares(group[0]) if by_activity else None)
+    H = hessian_finish(calibration.gram(group[0]), calibration.tokens)
+    try:
+        return gptq_linears(weights, H, _grid(plan, index, weights), spec.act_order, spec.scale_search)
+    except UnstableHessianError as error:
+        subject = subject_of(plan.weight(index, group[0]))
+        raise StageError(Failure(reason=FailureReason.NUMERICALLY_UNSTABLE, subject=subject)) from error
 
 
-def store(plan: Plan, tensors: Mapping[str, Tensor], quantized: Mapping[str, Quantized]) -> dict[str, Tensor]:
-    """A block's tensors as they are written: the layout's for each quantized weight, the rest as they are."""
+def _to_nearest(
+    plan: Plan, index: int, weights: Mapping[str, Tensor], importance: Tensor | None
+) -> list[RoundedLinear]:
+    """Round linears of one precision, by their names inside the block, each weight for itself."""
+    if all(plan.precisions[plan.weight(index, linear)].is_floating for linear in weights):
+        return fp8_linears(weights)
+    return rtn_linears(weights, _grid(plan, index, weights), plan.spec.scale_search, importance=importance)
+
+
+def _grid(plan: Plan, index: int, weights: Mapping[str, Tensor]) -> Grid:
+    """What linears of one precision are rounded to."""
+    (grid,) = {plan.grid(plan.weight(index, linear), W.dtype) for linear, W in weights.items()}
+    return grid
+
+
+def store(plan: Plan, quantized: Mapping[str, Quantized]) -> dict[str, Tensor]:
+    """Quantized weights as the layout writes them."""
     stored: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        if name in quantized:
-            stored |= stored_exactly(plan.layout, name, quantized[name], plan.precisions[name])
-        else:
-            stored[name] = tensor
+    for name, each in quantized.items():
+        stored |= stored_exactly(plan.layout, name, each, plan.precisions[name])
     return stored
 
 
@@ -135,18 +181,3 @@ def put_weights(block: nn.Module, plan: Plan, index: int, tensors: Mapping[str, 
         {name: tensor.to(own[name].dtype) for name, tensor in state.items() if name in own}, strict=False, assign=True
     )
     block.requires_grad_(requires_grad=False)
-
-
-def _factorize(gram: Tensor, tokens: int, name: str) -> Factor:
-    try:
-        return factorize(hessian_finish(gram, tokens))
-    except UnstableHessianError as error:
-        raise StageError(Failure(reason=FailureReason.NUMERICALLY_UNSTABLE, subject=subject_of(name))) from error
-
-
-def _gptq(plan: Plan, weights: Mapping[str, Tensor], factor: Factor) -> dict[str, Quantized]:
-    """Quantize linears that read one input as one matrix, and part the rows again."""
-    W = torch.cat([weight.float() for weight in weights.values()])
-    (grid,) = {plan.grid(name, weight.dtype) for name, weight in weights.items()}
-    result = gptq(W, factor, grid)
-    return dict(zip(weights, result.split([len(weight) for weight in weights.values()]), strict=True))

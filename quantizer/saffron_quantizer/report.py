@@ -52,6 +52,19 @@ class GateRow(ApiModel):
     n_units: int
 
 
+class LinearRow(ApiModel):
+    """What quantizing one linear took, as far as its method looks at it."""
+
+    name: str = Field(description="Its path in the block, as self_attn.q_proj.")
+    relative_error: float | None = Field(
+        default=None, description="Of its output on the calibration tokens: |(W - Q) X|^2 / |W X|^2."
+    )
+    damping: float | None = Field(default=None, description="A share of the mean diagonal of its Hessian.")
+    dead_columns: int | None = Field(default=None, description="Inputs that were 0 in every calibration token.")
+    act_order: str | None = Field(default=None, description="The order in which its columns were rounded.")
+    scale_search: str | None = Field(default=None, description="How its scales were found.")
+
+
 class LayerRow(ApiModel):
     """What quantizing one block took."""
 
@@ -59,6 +72,7 @@ class LayerRow(ApiModel):
     modules: int
     max_damping: float
     dead_columns: int
+    linears: list[LinearRow] = Field(default_factory=list)
 
 
 class Timings(ApiModel):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from saffron_quantizer.algorithms.quantized import Quantized
 from saffron_quantizer.data.sequences import TokenSequence
-from saffron_quantizer.evaluation.vocabulary import RunningSoftmax, logit_piece, pieces
+from saffron_quantizer.evaluation.vocabulary import RunningSoftmax, head_piece, logit_piece, pieces
 from saffron_quantizer.models.skeleton import ROUNDING_LINEARS
 from saffron_quantizer.models.stream import ModelStream, Walk
 from saffron_quantizer.precision import Activations, Precision
@@ -171,12 +171,13 @@ def divergences(stream: ModelStream, original: Tensor, others: Sequence[Tensor])
     rows = len(original)
     p = RunningSoftmax(rows)
     qs = [RunningSoftmax(rows) for _ in others]
-    weighted = [torch.zeros(rows) for _ in others]  # sum of exp(l_p - top) (l_p - l_q) so far
+    weighted = [torch.zeros(rows, dtype=torch.float64) for _ in others]  # sum of exp(l_p - top) (l_p - l_q) so far
     for start in pieces(stream.vocab_size):
-        logits_p = logit_piece(stream, original, start)
+        weight = head_piece(stream, start)
+        logits_p = logit_piece(stream, original, weight)
         weights, shrink = p.add(logits_p.clone(), start)
         for number, (q, states) in enumerate(zip(qs, others, strict=True)):
-            logits_q = logit_piece(stream, states, start)
+            logits_q = logit_piece(stream, states, weight)
             weighted[number] = weighted[number] * shrink + (weights * (logits_p - logits_q)).sum(dim=1)
             q.add(logits_q, start)
     return [

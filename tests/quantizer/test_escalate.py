@@ -18,11 +18,13 @@ from saffron_quantizer.data.sequences import TokenSequence
 from saffron_quantizer.escalate import Selection
 from saffron_quantizer.evaluation.divergence import Scored, compare_tokens
 from saffron_quantizer.evaluation.hidden import scored_hidden
+from saffron_quantizer.models.activations import ActivationMemory
 from saffron_quantizer.models.stream import ModelStream
 from saffron_quantizer.plan import make_plan, with_precisions
 from saffron_quantizer.precision import Precision
 from saffron_quantizer.progress import ignore
 from saffron_quantizer.quantize import quantize, write_rest
+from saffron_quantizer.ranks import ALONE
 from saffron_quantizer.sensitivity import Variant, damages, probes
 from saffron_quantizer.shards import write_shards
 
@@ -227,7 +229,7 @@ def test_the_damage_of_a_unit_is_the_divergence_of_a_checkpoint_with_only_that_u
         folder = tmp_path / str(number)
         folder.mkdir()
         alone = with_precisions(plan, reader, dict.fromkeys(variant.unit.weights, variant.precision))
-        write_shards(folder, reader, alone, stream, [], progress=ignore)
+        write_shards(folder, reader, alone, stream, [], memory=ActivationMemory(), ranks=ALONE, progress=ignore)
         write_rest(folder, reader, alone)
         other = ModelStream.open(folder)
         states = [
@@ -266,7 +268,9 @@ def test_smoothed_weights_are_not_put_into_the_original_to_see_what_they_do(tiny
     reader = CheckpointReader(tiny_model())
     plan = make_plan(reader, CandidateSpec(method="GPTQ", scheme="W8A8"))
     stream = ModelStream.open(reader.folder)
-    write_shards(tmp_path, reader, plan, stream, [torch.arange(3, 60)], progress=ignore)
+    write_shards(
+        tmp_path, reader, plan, stream, [torch.arange(3, 60)], memory=ActivationMemory(), ranks=ALONE, progress=ignore
+    )
     write_rest(tmp_path, reader, plan)
     weight = "model.layers.0.self_attn.q_proj.weight"
     W = reader.read(weight)

@@ -18,12 +18,15 @@ from saffron_quantizer.checkpoint.formats.compressed_tensors import COMPRESSED_T
 from saffron_quantizer.checkpoint.formats.packing import pack, unpack
 from saffron_quantizer.checkpoint.formats.registry import FORMATS, quantization_of
 from saffron_quantizer.checkpoint.reader import CheckpointReader
+from saffron_quantizer.models import int8_linear
+from saffron_quantizer.models.activations import ActivationMemory
 from saffron_quantizer.models.int8_linear import Int8Linear, int8_matmul, quantize_per_token
 from saffron_quantizer.models.stream import ModelStream
 from saffron_quantizer.plan import make_plan, with_precisions
 from saffron_quantizer.precision import FLOATING, Precision, precision_of
 from saffron_quantizer.progress import ignore
 from saffron_quantizer.quantize import quantize, write_rest
+from saffron_quantizer.ranks import ALONE
 from saffron_quantizer.shards import write_shards
 
 CODES = st.tuples(st.integers(1, 5), st.integers(1, 37), st.integers(0, 2**32 - 1))
@@ -213,7 +216,16 @@ def test_a_mixed_checkpoint_gives_in_transformers_the_logits_of_our_reader(tiny_
     plan = make_plan(reader, spec)
     raised = {f"model.layers.0.self_attn.{part}_proj.weight": INT8 for part in "qkv"}
     plan = with_precisions(plan, reader, {**plan.precisions, **raised})
-    write_shards(tmp_path, reader, plan, ModelStream.open(reader.folder), [], progress=ignore)
+    write_shards(
+        tmp_path,
+        reader,
+        plan,
+        ModelStream.open(reader.folder),
+        [],
+        memory=ActivationMemory(),
+        ranks=ALONE,
+        progress=ignore,
+    )
     write_rest(tmp_path, reader, plan)
     assert CheckpointReader(tmp_path).bytes == plan.bytes
     tokens = torch.tensor([1, 5, 9, 80, 33, 2, 7, 11, 50, 4])
@@ -286,6 +298,20 @@ def test_int8_linear_is_the_integer_product_times_both_scales():
                 product = sum(a * b for a, b in zip(rounded, codes[row].tolist(), strict=True))
                 expected[batch, token, row] = product * step * scale[row].item() + bias[row].item()
     torch.testing.assert_close(layer(x), expected)
+
+
+@pytest.mark.parametrize("at_once", [1, 4, 11])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_number_of_tokens_at_once_changes_no_bit_and_no_input(at_once, dtype, monkeypatch):
+    torch.manual_seed(0)
+    layer = Int8Linear(33, 7, bias=True)
+    codes = torch.randint(-128, 128, (7, 33), dtype=torch.int8)
+    layer.load_state_dict({"weight": codes, "weight_scale": torch.rand(7, 1), "bias": torch.randn(7)}, assign=True)
+    x = torch.randn(11, 33).to(dtype)
+    before, expected = x.clone(), layer(x)
+    monkeypatch.setattr(int8_linear, "_TOKENS_AT_ONCE", at_once)
+    assert torch.equal(layer(x), expected)
+    assert torch.equal(x, before)
 
 
 def test_a_token_of_zeros_has_codes_of_zero():

@@ -202,10 +202,16 @@ def run(model, spec, out):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
-@pytest.mark.parametrize(("kind", "reader"), [("AutoAWQ", unpack_awq), ("GPTQ", unpack_gptq)])
-def test_a_checkpoint_is_read_back_and_keeps_all_other_tensors_as_they_were(tiny_model, tmp_path, kind, reader, dtype):
+@pytest.mark.parametrize(
+    "case",
+    [("AutoAWQ", unpack_awq, True), ("AutoAWQ", unpack_awq, False), ("GPTQ", unpack_gptq, True)],
+    ids=IDS,
+)
+def test_a_checkpoint_is_read_back_and_keeps_all_other_tensors_as_they_were(tiny_model, tmp_path, case, dtype):
+    kind, reader, symmetric = case
     model = tiny_model("Qwen2", dtype=dtype)
-    spec = CandidateSpec(method="RTN", scheme="W4A16", group_size=32, format=kind)
+    settings = {"method": "RTN", "scheme": "W4A16", "group_size": 32, "format": kind, "symmetric": symmetric}
+    spec = CandidateSpec(**settings, scale_search="MinMax")
     run(model, spec, tmp_path / "out")
     written = {}
     for shard in (tmp_path / "out").glob("*.safetensors"):
@@ -230,8 +236,9 @@ def test_a_checkpoint_is_read_back_and_keeps_all_other_tensors_as_they_were(tiny
         {name: tensor for name, tensor in written.items() if name.startswith(NAME)} | {f"{NAME}.scales": scales}
     )
     assert torch.equal(ours, expected.to(dtype).float())
+    assert bool((written[f"{NAME}.qzeros"] == written[f"{NAME}.qzeros"][0, 0]).all()) == symmetric
     error = (expected - original[f"{NAME}.weight"].float()).abs()
-    # Half a step, half a step more at the end that is clipped, and the scale's rounding to the model's type.
+    # Half a step, half a step more where the range's end or its zero point is rounded, and the scale's own rounding.
     assert bool((error <= scales.T.float().repeat_interleave(32, dim=1) * 1.1).all())
 
 

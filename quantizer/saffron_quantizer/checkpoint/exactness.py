@@ -3,7 +3,7 @@
 A layout that could not be undone, or a disk that changes bytes, would spoil a checkpoint that looks whole.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -12,8 +12,8 @@ from torch import Tensor
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
 from saffron_quantizer.algorithms.quantized import Quantized
 from saffron_quantizer.checkpoint.formats.format import Format
-from saffron_quantizer.checkpoint.tensor_file import read_entry, read_header
-from saffron_quantizer.checkpoint.writer import write_tensors
+from saffron_quantizer.checkpoint.tensor_file import TensorEntry, read_entry, read_header
+from saffron_quantizer.checkpoint.writer import copy_tensors, write_tensors
 from saffron_quantizer.precision import Precision
 
 
@@ -44,9 +44,23 @@ def write_exactly(path: Path, tensors: Mapping[str, Tensor]) -> None:
             gone again.
     """
     write_tensors(path, tensors)
+    _require_same(path, tensors, tensors.__getitem__)
+
+
+def copy_exactly(path: Path, entries: Mapping[str, TensorEntry], read: Callable[[str], Tensor]) -> None:
+    """Copy tensors into a safetensors file, as `copy_tensors` does, and read both again.
+
+    Raises:
+        StageError: as for `write_exactly`, or what `read` raises.
+    """
+    copy_tensors(path, entries, read)
+    _require_same(path, entries, read)
+
+
+def _require_same(path: Path, names: Iterable[str], read: Callable[[str], Tensor]) -> None:
     entries = read_header(path)
-    for name, tensor in tensors.items():
-        if not _same(read_entry(entries[name]), tensor):
+    for name in names:
+        if not _same(read_entry(entries[name]), read(name)):
             path.unlink()
             raise StageError(Failure(reason=FailureReason.INPUT_OUTPUT, subject=subject_of(f"{path.name}({name})")))
 

@@ -13,7 +13,7 @@ from saffron_quantizer.models.stream import Walk
 
 @dataclass(frozen=True)
 class Ranges:
-    """The largest magnitudes in one block, float32 scalars; padding left out.
+    """The largest magnitudes in one block over the tokens of all ranks, float32 scalars; padding left out.
 
     Attributes:
         inputs: of what each linear reads, by its name inside the block.
@@ -40,7 +40,7 @@ def advance_and_measure(walk: Walk, index: int, linears: Sequence[str], *, keys_
     block = walk.stream.blocks[index]
     inputs = {linear: torch.zeros(()) for linear in linears}
     cache = RangeKvCache() if keys_and_values else None
-    real = walk.batches[0].real
+    real = torch.ones(1, 1, dtype=torch.bool)
 
     def listener(linear: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def listen(_: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -57,8 +57,9 @@ def advance_and_measure(walk: Walk, index: int, linears: Sequence[str], *, keys_
             if cache is not None:
                 cache.real = real
             walk.states[number] = walk.run(index, number, cache)
+    of_all = {linear: walk.ranks.max(reach) for linear, reach in inputs.items()}
     if cache is None:
-        return Ranges(inputs)
+        return Ranges(of_all)
     if cache.updates == 0:
         raise no_cache(walk.stream.architecture.block(index))
-    return Ranges(inputs, (cache.keys, cache.values))
+    return Ranges(of_all, (walk.ranks.max(cache.keys), walk.ranks.max(cache.values)))

@@ -1,5 +1,6 @@
 """A model's modules without its weights: transformers' own classes, into which weights are put block by block."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -91,17 +92,30 @@ class Skeleton:
             if name != f"{self.architecture.head}.weight" or not config.tie_word_embeddings:
                 source.require(name, tuple(parameter.shape))
 
-    def load_block(self, index: int) -> nn.Module:
-        """Put a block's weights into its modules and return it. `unload` gives the memory back."""
-        return self._load(self.blocks[index], self.architecture.block(index))
+    def read_block(self, index: int) -> dict[str, Tensor]:
+        """Read what a block computes with, by the names in the checkpoint."""
+        prefix = self.architecture.block(index)
+        types = {f"{prefix}.{name}": each.dtype for name, each in self.blocks[index].named_parameters()}
+        return {name: self._source.read(name).to(dtype) for name, dtype in types.items()}
+
+    def load_block(self, index: int, tensors: Mapping[str, Tensor]) -> nn.Module:
+        """Put a block's weights into its modules and return it. `unload` gives the memory back.
+
+        Args:
+            index: of the block.
+            tensors: at least what `read_block` gives, as stored or as computed with.
+        """
+        return self._load(self.blocks[index], self.architecture.block(index), tensors.__getitem__)
 
     def load_embedding(self) -> nn.Module:
         """Put its weights into the token embedding and return it."""
-        return self._load(self.model.get_submodule(self.architecture.embedding), self.architecture.embedding)
+        name = self.architecture.embedding
+        return self._load(self.model.get_submodule(name), name, self._source.read)
 
     def load_final_norm(self) -> nn.Module:
         """Put its weights into the norm after the last block and return it."""
-        return self._load(self.model.get_submodule(self.architecture.final_norm), self.architecture.final_norm)
+        name = self.architecture.final_norm
+        return self._load(self.model.get_submodule(name), name, self._source.read)
 
     def read_head(self) -> Tensor:
         """Read the output projection, [vocabulary, hidden]: its own, or the embedding where they are tied."""
@@ -115,12 +129,12 @@ class Skeleton:
         prefixes = [f"{self.architecture.block(n)}.{self.architecture.attention}" for n in range(len(self.blocks))]
         return [Fp8KvCache(*(self._source.read(f"{prefix}.{scale}") for scale in _KV_SCALES)) for prefix in prefixes]
 
-    def _load(self, module: nn.Module, prefix: str) -> nn.Module:
-        """Read each parameter of a module by its name in the checkpoint."""
-        state = {}
-        for name, parameter in module.named_parameters():
-            # Codes and scales are of the type that their module declares, all else of the one that is computed in.
-            state[name] = self._source.read(f"{prefix}.{name}").to(parameter.dtype)
+    def _load(self, module: nn.Module, prefix: str, read: Callable[[str], Tensor]) -> nn.Module:
+        """Read each parameter of a module by its name in the checkpoint.
+
+        Codes and scales are of the type that their module declares, all else of the one that is computed in.
+        """
+        state = {name: read(f"{prefix}.{name}").to(each.dtype) for name, each in module.named_parameters()}
         module.load_state_dict(state, strict=False, assign=True)
         return module.requires_grad_(requires_grad=False)
 
