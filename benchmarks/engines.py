@@ -4,12 +4,11 @@
 
 Fetches Gemma 3 270M and the prose, makes vLLM's virtual environment in the cache, makes a checkpoint of each scheme and
 format, and compares the log-probabilities of 256 tokens of Persuasion. Both sides compute in bfloat16 with kernels of
-their own, so the first line, the original, says how much differs for that reason alone.
+their own; how much differs for that reason alone is told beside it, by what evaluation itself computes in float32.
 """
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -52,43 +51,43 @@ def engine_python() -> Path:
     return folder / "bin" / "python"
 
 
-def own(folder: Path, tokens: list[int]) -> list[float]:
+def own(folder: Path, tokens: list[int], dtype: torch.dtype = torch.bfloat16) -> list[float]:
     """The log-probability of each token after the first, as evaluation computes it."""
-    model = ModelStream.open(folder)
+    model = ModelStream.open(folder, dtype=dtype)
     (hidden,) = model.final_hidden([torch.tensor(tokens)])
     log_probabilities = torch.log_softmax(model.logits(hidden), dim=-1)  # [T, vocabulary]
     found: list[float] = log_probabilities[:-1].gather(1, torch.tensor(tokens[1:])[:, None])[:, 0].tolist()
     return found
 
 
-def served(python: Path, folder: Path, tokens: Path) -> list[float] | str:
-    """The same as vLLM serves it, or its own last words where it does not."""
+def served(python: Path, folders: list[Path], tokens: Path) -> list[list[float] | str]:
+    """The same of each folder as vLLM serves it, or what it says where it does not."""
     environment = {
         **os.environ,
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CPU_INT4_W4A8": "0",
         "VLLM_LOGGING_LEVEL": "ERROR",
     }
-    command = [str(python), str(SERVED), str(folder), str(tokens)]
+    command = [str(python), str(SERVED), str(tokens), *map(str, folders)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if done.returncode == 0:
-        found: list[float] = json.loads(done.stdout.splitlines()[-1])
-        return found
-    told = [line for line in done.stderr.splitlines() if "Error" in line]
-    return told[-1][:200] if told else f"ended with {done.returncode}"
+    told = [json.loads(line) for line in done.stdout.splitlines() if line[:1] in {"[", '"'}]
+    if len(told) != len(folders):
+        raise SystemExit(f"vLLM ended with {done.returncode}:\n{done.stderr[-3000:]}")
+    return told
 
 
-def row(name: str, mine: list[float], theirs: list[float] | str) -> str:
+def difference(one: list[float], other: list[float]) -> float:
+    """How far two are from each other, token by token, on average."""
+    return sum(abs(a - b) for a, b in zip(one, other, strict=True)) / len(one)
+
+
+def row(name: str, folder: Path, tokens: list[int], theirs: list[float] | str) -> str:
     """One line of the table."""
     if isinstance(theirs, str):
         return f"| {name} | no: {theirs} | | | |"
-    differences = [abs(one - other) for one, other in zip(mine, theirs, strict=True)]
-    count = len(differences)
-    means = -sum(mine) / count, -sum(theirs) / count
-    return (
-        f"| {name} | yes | {sum(differences) / count:.3f} | {max(differences):.2f} | "
-        f"{means[0]:.4f}, {means[1]:.4f} ({means[1] - means[0]:+.4f}) |"
-    )
+    mine, exact = own(folder, tokens), own(folder, tokens, torch.float32)
+    means = [f"{-sum(each) / len(each):.3f}" for each in (theirs, mine, exact)]
+    return f"| {name} | yes | {difference(mine, theirs):.3f} | {difference(mine, exact):.3f} | {', '.join(means)} |"
 
 
 def main() -> None:
@@ -99,29 +98,37 @@ def main() -> None:
     calibration = [torch.tensor(window) for window in windows(original, "emma", 8, 512)]
     (tokens,) = windows(original, "persuasion", 1, 256)
     isa = processor(torch.backends.cpu.get_cpu_capability(), Path("/proc/cpuinfo").read_text())
-    print(f"CPU {isa}, dequantized Q4_K_M base, vLLM in bfloat16\n")
-    print("| checkpoint | served | mean difference | largest | mean of each, in nats |")
-    print("|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
         file = place / "tokens.json"
         file.write_text(json.dumps(tokens))
-        print(row("the original", own(original, tokens), served(python, original, file)), flush=True)
-        for spec in CANDIDATES:
-            out = place / "out"
-            quantize(
-                model=original,
-                sequences=calibration if spec.needs_calibration else None,
-                spec=spec,
-                store=None,
-                out=out,
-                work=None,
-                model_digest=None,
-                data_digest=None,
-                progress=ignore,
-            )
-            print(row(" ".join(command_line(spec)), own(out, tokens), served(python, out, file)), flush=True)
-            shutil.rmtree(out)
+        checkpoints = {"the original": original}
+        for number, spec in enumerate(CANDIDATES):
+            checkpoints[" ".join(command_line(spec))] = made(original, calibration, spec, place / str(number))
+        answers = served(python, list(checkpoints.values()), file)
+        print(f"CPU {isa}, dequantized Q4_K_M base, vLLM in bfloat16\n")
+        print(
+            "| checkpoint | served | to ours in bfloat16 | ours in bfloat16 to float32 | means: vLLM, ours, float32 |"
+        )
+        print("|---|---|---|---|---|")
+        for (name, folder), theirs in zip(checkpoints.items(), answers, strict=True):
+            print(row(name, folder, tokens, theirs), flush=True)
+
+
+def made(original: Path, calibration: list[torch.Tensor], spec: CandidateSpec, out: Path) -> Path:
+    """The folder of a new checkpoint."""
+    quantize(
+        model=original,
+        sequences=calibration if spec.needs_calibration else None,
+        spec=spec,
+        store=None,
+        out=out,
+        work=None,
+        model_digest=None,
+        data_digest=None,
+        progress=ignore,
+    )
+    return out
 
 
 if __name__ == "__main__":

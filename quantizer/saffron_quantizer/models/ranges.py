@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from saffron_api.failures import Failure, FailureReason, StageError, subject_of
 from saffron_quantizer.models.kv_cache import RangeKvCache, no_cache
 from saffron_quantizer.models.stream import Walk
 
@@ -35,7 +36,7 @@ def advance_and_measure(walk: Walk, index: int, linears: Sequence[str], *, keys_
         keys_and_values: whether those are looked at.
 
     Raises:
-        StageError: `ARCHITECTURE_UNSUPPORTED` if keys and values can't be reached.
+        StageError: `ARCHITECTURE_UNSUPPORTED` if keys and values can't be reached, or a linear does not see each token.
     """
     block = walk.stream.blocks[index]
     inputs = {linear: torch.zeros(()) for linear in linears}
@@ -44,8 +45,12 @@ def advance_and_measure(walk: Walk, index: int, linears: Sequence[str], *, keys_
 
     def listener(linear: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def listen(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-            reach = (args[0].abs() * real[:, :, None]).amax().float()
-            inputs[linear] = torch.maximum(inputs[linear], reach)
+            x = args[0]
+            if x.shape[:-1] != real.shape:
+                # An expert sees some of the tokens, and engines give all experts the largest of their scales.
+                subject = subject_of(f"{walk.stream.architecture.block(index)}.{linear}(FP8Static)")
+                raise StageError(Failure(reason=FailureReason.ARCHITECTURE_UNSUPPORTED, subject=subject))
+            inputs[linear] = torch.maximum(inputs[linear], (x.abs() * real[:, :, None]).amax().float())
 
         return listen
 
