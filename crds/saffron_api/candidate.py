@@ -111,8 +111,8 @@ GPU_CAPABILITY: dict[Scheme, int] = {
 SEARCHING_METHODS: tuple[Method, ...] = (Method.RTN, Method.GPTQ)
 """The methods whose scale search can be chosen; AWQ has its own, and SmoothQuant rounds to the least squared error."""
 
-ESCALATING_SCHEMES: tuple[Scheme, ...] = (Scheme.W4A16, Scheme.W8A8)
-"""The schemes of which the most sensitive linears can be raised to a higher precision."""
+RAISES: dict[Scheme, tuple[Scheme, ...]] = {Scheme.W4A16: (Scheme.W8A8,), Scheme.W8A8: ()}
+"""The schemes that can be raised in part, and to what, from low to high; above them all a linear stays as it is."""
 
 _MODULES = r"^[A-Za-z0-9_.*?-]+$"
 
@@ -208,12 +208,12 @@ _RULES = (
     _only_where(
         "escalate",
         "has(self.escalate)",
-        f"(self.format == 'CompressedTensors' && self.scheme in [{_quoted(ESCALATING_SCHEMES)}])",
-        f"only {_one_of(ESCALATING_SCHEMES)} in format CompressedTensors can be raised in part; leave escalate out "
+        f"(self.format == 'CompressedTensors' && self.scheme in [{_quoted(RAISES)}])",
+        f"only {_one_of(tuple(RAISES))} in format CompressedTensors can be raised in part; leave escalate out "
         "with any other scheme or format",
         lambda candidate: (
             candidate.escalate is None
-            or (candidate.format is QuantizationFormat.COMPRESSED_TENSORS and candidate.scheme in ESCALATING_SCHEMES)
+            or (candidate.format is QuantizationFormat.COMPRESSED_TENSORS and candidate.scheme in RAISES)
         ),
     ),
 )
@@ -302,8 +302,12 @@ class CandidateSpec(ApiModel):
             or self.scheme is Scheme.FP8_STATIC
             or self.scale_search is ScaleSearch.HESSIAN
             or self.kv_cache is not KvCache.NONE
-            or self.escalate is not None
         )
+
+    @property
+    def schemes(self) -> tuple[Scheme, ...]:
+        """Every scheme that a linear of the checkpoint may be stored in."""
+        return (self.scheme, *(RAISES[self.scheme] if self.escalate is not None else ()))
 
     @property
     def recipe(self) -> "CandidateSpec":

@@ -38,6 +38,10 @@ class FailureReason(StrEnum):
     INTERNAL = "Internal"
     INPUT_OUTPUT = "InputOutput"
     SPEC_INVALID = "SpecInvalid"
+    IGNORE_UNKNOWN = "IgnoreUnknown"
+    IGNORE_SPLITS = "IgnoreSplits"
+    IGNORE_ALL = "IgnoreAll"
+    ESCALATION_TOO_TIGHT = "EscalationTooTight"
     DATASET_MISSING = "DatasetMissing"
     DATASET_EMPTY = "DatasetEmpty"
     DATASET_MALFORMED = "DatasetMalformed"
@@ -77,6 +81,24 @@ FAILURES: dict[FailureReason, _Entry] = {
         ExitCode.BUG_OR_RETRYABLE, "Reading or writing {subject} failed; it is tried again."
     ),
     FailureReason.SPEC_INVALID: _Entry(ExitCode.SPEC, "The request is not valid: {subject}."),
+    FailureReason.IGNORE_UNKNOWN: _Entry(
+        ExitCode.SPEC,
+        "No linear of the model has a name that fits {subject} in ignore; give full names, as "
+        "model.layers.0.mlp.down_proj, with * and ? as in file names.",
+    ),
+    FailureReason.IGNORE_SPLITS: _Entry(
+        ExitCode.SPEC,
+        "ignore names {have} of the {need} linears {subject}, which engines merge into one layer; name all of them or "
+        "none.",
+    ),
+    FailureReason.IGNORE_ALL: _Entry(
+        ExitCode.SPEC, "ignore names every linear of the model, which leaves nothing to quantize; name fewer."
+    ),
+    FailureReason.ESCALATION_TOO_TIGHT: _Entry(
+        ExitCode.SPEC,
+        "With nothing raised the candidate has {have} bytes already, and escalate.maxBytesRatio allows {need}; allow "
+        "more, or leave escalate out.",
+    ),
     FailureReason.DATASET_MISSING: _Entry(
         ExitCode.DATA, "There is no data set at {subject}; check the claim and the path."
     ),

@@ -1,6 +1,7 @@
 """Keys: what starts work. A stage whose key is unchanged is never done again; a changed key redoes it and all after it.
 
 A key is the SHA-256 of canonical JSON. `rollout`, `job`, `suspend` and gate limits are in no key: they start no Job.
+There is one exception: a candidate with `escalate` is made to keep the limits, so they are in its keys.
 """
 
 import hashlib
@@ -10,7 +11,7 @@ from typing import Any
 
 from saffron_api.candidate import CandidateSpec
 from saffron_api.model import ApiModel
-from saffron_api.spec import Calibration, Candidate, Data, Evaluation
+from saffron_api.spec import Calibration, Candidate, Data, Evaluation, Gates
 
 ARTEFACT_VERSION = 3
 """Raised when the same input would give other bytes, so that an upgrade alone requantizes nothing."""
@@ -45,9 +46,13 @@ def sample_key(*, model_digest: str, data: Data, calibration: Calibration, evalu
     )
 
 
-def quantize_key(*, sample_key: str, candidate: CandidateSpec) -> str:
-    """The key of one candidate's checkpoint. Its recipe decides: a name, or a default spelled out, changes nothing."""
-    return digest({"sample": sample_key, "candidate": candidate.told, "artefactVersion": ARTEFACT_VERSION})
+def quantize_key(*, sample_key: str, candidate: CandidateSpec, gates: Gates) -> str:
+    """The key of one candidate's checkpoint. Its recipe decides: a name, or a default spelled out, changes nothing.
+
+    Only where it is escalated do the gates count: they decide how far.
+    """
+    made_of = {"sample": sample_key, "candidate": candidate.told, "artefactVersion": ARTEFACT_VERSION}
+    return digest(made_of if candidate.escalate is None else {**made_of, "gates": _dump(gates)})
 
 
 def evaluate_key(*, quantize_key: str, confidence: float) -> str:

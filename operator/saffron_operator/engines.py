@@ -120,7 +120,7 @@ TABLE: tuple[Row, ...] = (
 def asked_of_engine(candidate: CandidateSpec) -> tuple[str, ...]:
     """Return what an engine must run to serve a candidate."""
     cache = () if candidate.kv_cache is KvCache.NONE else (FP8_CACHE,)
-    return (_of(candidate.scheme, candidate.format), *cache)
+    return (*(_of(scheme, candidate.format) for scheme in candidate.schemes), *cache)
 
 
 def support(engine: Engine, candidate: CandidateSpec, isa: str, environment: frozenset[str]) -> Row:

@@ -15,7 +15,15 @@ from saffron_quantizer.models.stream import ModelStream
 from saffron_quantizer.plan import make_plan, refuse_quantized
 
 _OF_CANDIDATE = frozenset(
-    {FailureReason.SHAPE_UNSUPPORTED, FailureReason.ROWS_UNSUPPORTED, FailureReason.ARCHITECTURE_UNSUPPORTED}
+    {
+        FailureReason.SHAPE_UNSUPPORTED,
+        FailureReason.ROWS_UNSUPPORTED,
+        FailureReason.ARCHITECTURE_UNSUPPORTED,
+        FailureReason.IGNORE_UNKNOWN,
+        FailureReason.IGNORE_SPLITS,
+        FailureReason.IGNORE_ALL,
+        FailureReason.ESCALATION_TOO_TIGHT,
+    }
 )
 """What keeps a candidate from being made of a model and says nothing of other candidates."""
 _CPUINFO = Path("/proc/cpuinfo")

@@ -8,6 +8,7 @@ import torch
 
 from saffron_api.candidate import CandidateSpec, KvCache, Method
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
+from saffron_api.quantized_model import Gates
 from saffron_quantizer.algorithms.quantized import Grid
 from saffron_quantizer.checkpoint.formats.format import Format
 from saffron_quantizer.checkpoint.formats.registry import FORMATS, quantization_of
@@ -16,6 +17,7 @@ from saffron_quantizer.checkpoint.tensor_file import malformed
 from saffron_quantizer.models.architectures import Architecture, InputGroup
 from saffron_quantizer.models.recognize import architecture_of
 from saffron_quantizer.precision import Activations, Precision, precision_of
+from saffron_quantizer.units import Unit, units_of, without_ignored
 
 _MATRIX = 2
 
@@ -34,8 +36,10 @@ class Plan:
         blocks: for each block the names of its tensors.
         groups: for each block its input groups, by the linears' names inside it.
         outside: names of the tensors outside the blocks, which are copied.
-        precisions: of each weight that is quantized, by its name.
-        unquantized: modules that an engine might take for linears to be quantized: the head, routers and the like.
+        units: linears that must share a precision, all of the model.
+        precisions: of each weight that is quantized, by its name; an ignored one has none.
+        kept: modules that are never quantized and that an engine might take for linears to be: the head, routers and
+            the like.
         bytes: of all tensors as they will be stored.
     """
 
@@ -45,17 +49,27 @@ class Plan:
     blocks: tuple[tuple[str, ...], ...]
     groups: tuple[tuple[InputGroup, ...], ...]
     outside: tuple[str, ...]
+    units: tuple[Unit, ...]
     precisions: Mapping[str, Precision]
-    unquantized: tuple[str, ...]
+    kept: tuple[str, ...]
     bytes: int
 
     def weight(self, index: int, linear: str) -> str:
         """The name of the weight of a block's linear, which is named inside the block."""
         return f"{self.architecture.block(index)}.{linear}.weight"
 
+    @property
+    def unquantized(self) -> tuple[str, ...]:
+        """The full names of the modules that stay as they are: what is never quantized, and what is ignored."""
+        linears = (linear for unit in self.units for linear in unit.linears)
+        return (*self.kept, *(each for each in linears if f"{each}.weight" not in self.precisions))
+
     def grid(self, weight: str, model: torch.dtype) -> Grid:
         """What a weight of a model that is stored in a type is rounded to."""
-        precision = self.precisions[weight]
+        return self.grid_of(self.precisions[weight], model)
+
+    def grid_of(self, precision: Precision, model: torch.dtype) -> Grid:
+        """What weights of a precision of a model that is stored in a type are rounded to."""
         scale_dtype = self.layout.scale_dtype(precision, model)
         return Grid(precision.bits, precision.group_size, scale_dtype, symmetric=self.spec.symmetric)
 
@@ -93,48 +107,44 @@ def make_plan(reader: CheckpointReader, spec: CandidateSpec) -> Plan:
     Raises:
         StageError: `ARCHITECTURE_UNSUPPORTED`, also where the candidate asks more of it than is known of it,
             `MODEL_INCOMPLETE` for a linear that the folder lacks, `SHAPE_UNSUPPORTED` for one whose columns the group
-            size does not divide, `ROWS_UNSUPPORTED` for one whose rows the format can't pack.
+            size does not divide, `ROWS_UNSUPPORTED` for one whose rows the format can't pack; as for `without_ignored`
+            where the candidate's `ignore` does not fit the model; `ESCALATION_TOO_TIGHT` if `escalate` leaves it no
+            room.
     """
     architecture = architecture_of(reader)
     refuse_quantized(reader)
-    if architecture.inferred and (spec.smoothing is not None or spec.method in {Method.AWQ, Method.SMOOTHQUANT}):
-        subject = subject_of(f"{architecture.name}(smoothing)")
-        failure = Failure(reason=FailureReason.ARCHITECTURE_UNSUPPORTED, subject=subject)
-        raise StageError(failure, detail="smoothing needs a row in the table of architectures; RTN and GPTQ do not")
+    _refuse_smoothing(architecture, spec)
     count = reader.config.get("num_hidden_layers")
     if not isinstance(count, int) or count < 1:
         raise malformed("config.json(num_hidden_layers)")
     prefixes = [architecture.block(index) for index in range(count)]
     blocks = tuple(tuple(sorted(n for n in reader.entries if n.startswith(f"{prefix}."))) for prefix in prefixes)
     groups = tuple(_groups(architecture, f"{prefix}.", names) for prefix, names in zip(prefixes, blocks, strict=True))
-    linears = [
-        f"{prefix}.{linear}.weight"
-        for prefix, found in zip(prefixes, groups, strict=True)
-        for group in found
-        for linear in group
-    ]
     inside = {name for names in blocks for name in names}
     outside = tuple(
         sorted(n for n in reader.entries if n not in inside and not _is_spare_head(n, reader, architecture))
     )
-    sizes = {name: reader.entry(name).bytes for name in (*inside, *outside)}
-    layout = FORMATS[spec.format]
-    precisions = dict.fromkeys(linears, precision_of(spec))
-    for name, precision in precisions.items():
-        sizes[name] = _quantized_bytes(reader, name, layout, precision)
-    plan = Plan(
+    units = units_of(architecture, groups)
+    kept = _kept(reader, architecture, prefixes)
+    quantized = without_ignored(units, spec.ignore, kept)
+    precisions = {weight: precision_of(spec) for unit in quantized for weight in unit.weights}
+    bare = Plan(
         architecture=architecture,
         spec=spec,
-        layout=layout,
+        layout=FORMATS[spec.format],
         blocks=blocks,
         groups=groups,
         outside=outside,
-        precisions=precisions,
-        unquantized=_unquantized(reader, architecture, prefixes),
-        bytes=sum(sizes.values()),
+        units=units,
+        precisions={},
+        kept=kept,
+        bytes=0,
     )
-    scales = sum(len(plan.fixed_scales(index)) for index in range(count))
-    return replace(plan, bytes=plan.bytes + FIXED_SCALE_BYTES * scales)
+    plan = with_precisions(bare, reader, precisions)
+    most = most_bytes(reader, spec, None)
+    if spec.escalate is not None and plan.bytes > most:
+        raise StageError(Failure(reason=FailureReason.ESCALATION_TOO_TIGHT, have=plan.bytes, need=most))
+    return plan
 
 
 def refuse_quantized(reader: CheckpointReader) -> None:
@@ -148,17 +158,51 @@ def refuse_quantized(reader: CheckpointReader) -> None:
         raise StageError(Failure(reason=FailureReason.ARCHITECTURE_UNSUPPORTED, subject=subject))
 
 
+def _refuse_smoothing(architecture: Architecture, spec: CandidateSpec) -> None:
+    """Refuse to smooth an architecture of which nobody has written down where a scale may move."""
+    if architecture.inferred and (spec.smoothing is not None or spec.method in {Method.AWQ, Method.SMOOTHQUANT}):
+        subject = subject_of(f"{architecture.name}(smoothing)")
+        failure = Failure(reason=FailureReason.ARCHITECTURE_UNSUPPORTED, subject=subject)
+        raise StageError(failure, detail="smoothing needs a row in the table of architectures; RTN and GPTQ do not")
+
+
 def _groups(architecture: Architecture, prefix: str, names: Iterable[str]) -> tuple[InputGroup, ...]:
     """The input groups of a block that has tensors of these names."""
     return architecture.groups(name.removeprefix(prefix).removesuffix(".weight") for name in names)
 
 
-def _unquantized(reader: CheckpointReader, architecture: Architecture, prefixes: Iterable[str]) -> tuple[str, ...]:
+def _kept(reader: CheckpointReader, architecture: Architecture, prefixes: Iterable[str]) -> tuple[str, ...]:
     inside = [f"{prefix}.{kept}" for prefix in prefixes for kept in architecture.kept]
     return (architecture.head, *architecture.unquantized, *(n for n in inside if f"{n}.weight" in reader.entries))
 
 
-def _quantized_bytes(reader: CheckpointReader, name: str, layout: Format, precision: Precision) -> int:
+def with_precisions(plan: Plan, reader: CheckpointReader, precisions: Mapping[str, Precision]) -> Plan:
+    """The same plan with other precisions.
+
+    Raises:
+        StageError: `MODEL_INCOMPLETE` or `SHAPE_UNSUPPORTED`, as for `make_plan`.
+    """
+    sizes = {name: reader.entry(name).bytes for names in (*plan.blocks, plan.outside) for name in names}
+    sizes |= {name: stored_bytes(reader, name, plan.layout, precision) for name, precision in precisions.items()}
+    changed = replace(plan, precisions=precisions)
+    scales = sum(len(changed.fixed_scales(index)) for index in range(len(plan.blocks)))
+    return replace(changed, bytes=sum(sizes.values()) + FIXED_SCALE_BYTES * scales)
+
+
+def most_bytes(reader: CheckpointReader, spec: CandidateSpec, gates: Gates | None) -> int:
+    """The bytes that an escalated candidate may have: as it says, and as the gate for them allows if there is one."""
+    shares = [spec.escalate.max_bytes_ratio] if spec.escalate is not None else []
+    if gates is not None and gates.checkpoint_bytes_ratio is not None:
+        shares.append(gates.checkpoint_bytes_ratio.max)
+    return int(min(shares, default=1.0) * reader.bytes)
+
+
+def stored_bytes(reader: CheckpointReader, name: str, layout: Format, precision: Precision) -> int:
+    """Bytes of the tensors that stand for a weight.
+
+    Raises:
+        StageError: `MODEL_INCOMPLETE` or `SHAPE_UNSUPPORTED`, as for `make_plan`.
+    """
     entry, group_size = reader.entry(name), precision.group_size
     if len(entry.shape) != _MATRIX:
         raise malformed(name)

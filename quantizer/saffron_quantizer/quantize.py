@@ -31,6 +31,8 @@ from saffron_quantizer.checkpoint.manifest import read_manifest, write_manifest
 from saffron_quantizer.checkpoint.reader import CheckpointReader
 from saffron_quantizer.checkpoint.tensor_file import read_header
 from saffron_quantizer.checkpoint.writer import copy_companions, write_index, write_json
+from saffron_quantizer.data.sequences import sequences_digest
+from saffron_quantizer.escalate import Make, Selection, escalate, with_rounds
 from saffron_quantizer.memory import peak_bytes
 from saffron_quantizer.models.activations import ActivationMemory
 from saffron_quantizer.models.batches import BATCH_TOKENS, LENGTH_STEP
@@ -38,10 +40,10 @@ from saffron_quantizer.models.stream import ModelStream
 from saffron_quantizer.partial import open_partial, publish
 from saffron_quantizer.plan import Plan, make_plan
 from saffron_quantizer.preflight import activation_budget, needs, require_room
-from saffron_quantizer.progress import Progress
+from saffron_quantizer.progress import Progress, ProgressSink
 from saffron_quantizer.quantize_block import BlockNotes
 from saffron_quantizer.ranks import ALONE, Ranks
-from saffron_quantizer.shards import write_shards
+from saffron_quantizer.shards import read_notes, write_shards
 
 _log = logging.getLogger(__name__)
 
@@ -59,6 +61,7 @@ def quantize(
     model_digest: str | None,
     data_digest: str | None,
     progress: Callable[[Progress], None],
+    selection: Selection | None = None,
     activation_memory: int | None = None,
     ranks: Ranks = ALONE,
 ) -> QuantizeResult:
@@ -74,19 +77,18 @@ def quantize(
         model_digest: of the model; computed when it is None.
         data_digest: of the sequences; computed when it is None.
         progress: is told of each finished block.
+        selection: what an escalated candidate is to keep, and on what; looked at by no other.
         activation_memory: bytes of activations that are kept in memory, those beyond it in a file; by default half of
             what is free. It changes the time and no bit of the result.
         ranks: the processes that work together. All of them see the same folders, and the first one writes.
 
     Raises:
         StageError: for everything that a user can put right.
-        ValueError: not exactly one of `store` and `out`, or no sequences for a method that needs them.
+        ValueError: not exactly one of `store` and `out`, no sequences for a method that needs them, or no selection for
+            a candidate that is escalated.
     """
     begun = time.monotonic()
-    if (store is None) == (out is None):
-        raise ValueError("exactly one of store and out must be given")
-    if spec.needs_calibration and not sequences:
-        raise ValueError("this candidate needs sequences to calibrate on")
+    _require_inputs(spec, sequences, selection, (store, out), ranks)
     if work is not None and ranks.is_first:
         private_folder(work)
     finished = _of_first(ranks, lambda: _reported(store, work))
@@ -98,12 +100,13 @@ def quantize(
     stream = ModelStream.open(model)
     calibration = list(sequences or []) if spec.needs_calibration else []
     digests = (model_digest or digest_folder(model, hash_cache=None), data_digest)
-    fingerprint = {"request": _request(spec, calibration, *digests), "machine": _machine(stream, ranks)}
+    fingerprint = {"request": _request(spec, calibration, selection, *digests), "machine": _machine(stream, ranks)}
     ranks.require_same("inputs-or-machines", lambda: bytes.fromhex(digest(fingerprint)))
     target = _partial_folder(store, fingerprint) if out is None else out
     result = _of_first(ranks, lambda: _finished(target, fingerprint["request"]))
     if result is None:
         need = needs(reader, plan, ranks.share(calibration), stream.dtype)
+        need = with_rounds(need, target, reader, plan, selection)
         budget = activation_budget(need, activation_memory)
         # Activations are made of what people wrote, so they go where that is, if there is such a place.
         spill = target if work is None else work
@@ -111,13 +114,20 @@ def quantize(
             require_room(target, spill, need, budget)
             open_partial(target, fingerprint, work=work)
         memory = ActivationMemory(budget, spill)
-        notes = write_shards(target, reader, plan, stream, calibration, memory=memory, ranks=ranks, progress=progress)
+
+        def make(folder: Path, plan: Plan, progress: ProgressSink) -> None:
+            write_shards(folder, reader, plan, stream, calibration, memory=memory, ranks=ranks, progress=progress)
+            if ranks.is_first:
+                write_rest(folder, reader, plan)
+
+        raised = _write_checkpoint(target, reader, plan, selection, make, progress=progress)
 
         def finish() -> QuantizeResult:
-            files, sizes = _write_rest(target, reader, plan)
+            notes = read_notes(target, plan)
+            files, sizes = _content(target)
             guard.check()
             made = _result(digest_of(files), sizes, notes, seconds=time.monotonic() - begun)
-            write_manifest(target, _told(fingerprint, made, notes), mode=0o644)
+            write_manifest(target, {**_told(fingerprint, made, notes), **raised}, mode=0o644)
             return made
 
         result = QuantizeResult.model_validate(ranks.from_first(lambda: _json(finish())))
@@ -126,6 +136,24 @@ def quantize(
             write_file(work / _RESULT, result.model_dump_json(by_alias=True).encode(), mode=0o600)
         publish(target, target if store is None else store / result.checkpoint_digest)
     return result
+
+
+def _require_inputs(
+    spec: CandidateSpec,
+    sequences: Sequence[Tensor] | None,
+    selection: Selection | None,
+    places: tuple[Path | None, Path | None],
+    ranks: Ranks,
+) -> None:
+    if sum(place is None for place in places) != 1:
+        raise ValueError("exactly one of store and out must be given")
+    if spec.needs_calibration and not sequences:
+        raise ValueError("this candidate needs sequences to calibrate on")
+    if (spec.escalate is None) != (selection is None):
+        raise ValueError("a selection belongs to a candidate that is escalated, and to no other")
+    if selection is not None and ranks.size > 1:
+        failure = Failure(reason=FailureReason.SPEC_INVALID, subject="WORLD_SIZE")
+        raise StageError(failure, detail="a candidate that is escalated is made by one process")
 
 
 def _of_first(ranks: Ranks, find: Callable[[], QuantizeResult | None]) -> QuantizeResult | None:
@@ -143,15 +171,40 @@ def _json(result: QuantizeResult) -> dict[str, Any]:
     return result.model_dump(mode="json", by_alias=True)
 
 
+def _write_checkpoint(
+    target: Path,
+    reader: CheckpointReader,
+    plan: Plan,
+    selection: Selection | None,
+    make: Make,
+    *,
+    progress: ProgressSink,
+) -> Mapping[str, Any]:
+    """Write all files but the manifest, and return what that one says of what was raised."""
+    if selection is None:
+        make(target, plan, progress)
+        return {}
+    escalated = escalate(target, reader, plan, selection, make, progress=progress)
+    return {"raised": escalated.raised, "rounds": escalated.rounds}
+
+
 def _request(
-    spec: CandidateSpec, calibration: Sequence[Tensor], model_digest: str, data_digest: str | None
+    spec: CandidateSpec,
+    calibration: Sequence[Tensor],
+    selection: Selection | None,
+    model_digest: str,
+    data_digest: str | None,
 ) -> dict[str, Any]:
     """What was asked for: with the same request, a finished checkpoint is only reported."""
-    return {
+    request = {
         "candidate": spec.told,
         "modelDigest": model_digest,
         "dataDigest": (data_digest or _digest_of_sequences(calibration)) if calibration else None,
     }
+    if selection is None:
+        return request
+    gates = selection.gates.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return {**request, "selectionDigest": sequences_digest(selection.sequences), "gates": gates}
 
 
 def _told(fingerprint: Mapping[str, Any], result: QuantizeResult, notes: Sequence[BlockNotes]) -> dict[str, Any]:
@@ -212,22 +265,25 @@ def _machine(stream: ModelStream, ranks: Ranks) -> dict[str, Any]:
     }
 
 
-def _write_rest(folder: Path, reader: CheckpointReader, plan: Plan) -> tuple[dict[str, tuple[int, str]], list[int]]:
-    """Write what goes with the shards: companions, index and config.json.
-
-    Returns:
-        For each file of the checkpoint its size and SHA-256; the bytes of each tensor.
-    """
-    shards = {path.name: read_header(path) for path in sorted(folder.glob("model-*.safetensors"))}
-    sizes = {shard: {name: entry.bytes for name, entry in entries.items()} for shard, entries in shards.items()}
+def write_rest(folder: Path, reader: CheckpointReader, plan: Plan) -> None:
+    """Write what goes with the shards: companions, index and config.json."""
     copy_companions(reader.folder, folder)
-    write_index(folder, sizes)
+    write_index(folder, _sizes(folder))
     modules = {weight.removesuffix(".weight"): precision for weight, precision in plan.precisions.items()}
     quantization = plan.layout.config(modules, plan.unquantized, plan.spec.kv_cache)
-    config = {**reader.config, "quantization_config": quantization}
-    write_json(folder / "config.json", config)
+    write_json(folder / "config.json", {**reader.config, "quantization_config": quantization})
+
+
+def _sizes(folder: Path) -> dict[str, dict[str, int]]:
+    """For each shard the bytes of each of its tensors."""
+    shards = {path.name: read_header(path) for path in sorted(folder.glob("model-*.safetensors"))}
+    return {shard: {name: entry.bytes for name, entry in entries.items()} for shard, entries in shards.items()}
+
+
+def _content(folder: Path) -> tuple[dict[str, tuple[int, str]], list[int]]:
+    """For each file of the checkpoint its size and SHA-256; the bytes of each tensor."""
     files = {name: ((folder / name).stat().st_size, file_hash(folder / name)) for name in content_files(folder)}
-    return files, [size for entries in sizes.values() for size in entries.values()]
+    return files, [size for entries in _sizes(folder).values() for size in entries.values()]
 
 
 def _result(

@@ -100,6 +100,8 @@ def calibrate_block(plan: Plan, index: int, walk: Walk, tensors: dict[str, Tenso
     groups: list[tuple[LinearNote, ...]] = []
     calibration = BlockCalibration(walk, index)
     for group in plan.groups[index]:
+        if plan.weight(index, group[0]) not in plan.precisions:
+            continue  # ignored, and so are all of its group
         rounded = _round_group(plan, index, group, tensors, calibration)
         found = {plan.weight(index, each.note.name): each.quantized for each in rounded}
         put_weights(block, plan, index, {name: each.dequantize() for name, each in found.items()})

@@ -74,6 +74,12 @@ def write_shards(
     return notes
 
 
+def read_notes(folder: Path, plan: Plan) -> list[BlockNotes]:
+    """The notes of all blocks of a folder whose shards are finished."""
+    count = len(plan.blocks)
+    return [_notes(folder / shard_name(index + 2, count + 1)) for index in range(count)]
+
+
 def _replay(index: int, walk: Walk | None, blocks: Iterator[dict[str, Tensor]]) -> None:
     """Take the walk past a finished block, by its weights as they were stored."""
     if walk is not None:

@@ -28,7 +28,7 @@ def keys(spec: dict[str, Any], model_digest: str = MODEL_DIGEST) -> dict[str, An
         evaluation=read.evaluation,
         run_id=read.run_id,
     )
-    quantize = [quantize_key(sample_key=sample, candidate=candidate) for candidate in read.candidates]
+    quantize = [quantize_key(sample_key=sample, candidate=candidate, gates=read.gates) for candidate in read.candidates]
     level = bound_confidence(read.gates.confidence, len(read.candidates))
     return {
         "inspect": inspect_key(model_uri=read.model.uri, candidates=read.candidates, run_id=read.run_id),
@@ -99,6 +99,17 @@ def test_a_change_changes_exactly_these_keys(change: Callable[[dict[str, Any]], 
     change(other)
     before, after = keys(SPEC), keys(other)
     assert {stage for stage in STAGES if before[stage] != after[stage]} == changed
+
+
+def test_only_a_candidate_that_is_escalated_is_made_again_for_another_limit() -> None:
+    one = copy.deepcopy(SPEC)
+    put("candidates/1/escalate", {"maxBytesRatio": 0.9})(one)
+    other = copy.deepcopy(one)
+    put("gates/perplexityRatio/max", 1.2)(other)
+    before, after = keys(one), keys(other)
+    for stage in ("quantize", "evaluate"):
+        assert [old == new for old, new in zip(before[stage], after[stage], strict=True)] == [True, False, True]
+    assert (before["inspect"], before["sample"]) == (after["inspect"], after["sample"])
 
 
 def test_another_model_samples_again() -> None:

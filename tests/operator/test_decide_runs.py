@@ -289,6 +289,27 @@ def test_a_server_with_amx_gets_int4_only_if_it_is_told_to_keep_activations():
     assert (told.candidates["gptq-int4"], told.overlay) == ("Done Pass", GPTQ)
 
 
+def test_a_candidate_that_may_be_raised_to_int8_needs_an_engine_that_runs_both():
+    candidates = [dict(each) for each in builders.CANDIDATES]
+    candidates[1]["escalate"] = {"maxBytesRatio": 0.8}
+    without_vnni = Ends(builders.inspected(isa="AVX512"))
+    world = World(spec=builders.spec(candidates=candidates), script=script({(Stage.INSPECT, None): without_vnni})).run()
+    assert world.candidates["rtn-int4"].startswith("Done")
+    assert world.candidates["gptq-int4"] == "Unsupported EngineInexact"
+    assert "saturates" in (world.status.candidates[1].message or "")
+
+
+def test_a_changed_limit_makes_only_the_escalated_candidate_anew():
+    candidates = [dict(each) for each in builders.CANDIDATES]
+    candidates[1]["escalate"] = {"maxBytesRatio": 0.8}
+    world = World(spec=builders.spec(candidates=candidates, rollout=None)).run()
+    before = {job.key for job in world.jobs.values() if job.stage is Stage.QUANTIZE}
+    world.change(gates={"klDivergence": {"max": 0.11}})
+    world.run()
+    made = [job for job in world.jobs.values() if job.stage is Stage.QUANTIZE and job.key not in before]
+    assert [job.candidate for job in made] == ["gptq-int4"]
+
+
 def test_candidates_of_one_recipe_share_their_jobs():
     twins = [{"name": name, "method": "RTN", "scheme": "W8A8"} for name in ("int8", "int8-again")]
     sizes = Ends(builders.inspected(("int8", "int8-again")))

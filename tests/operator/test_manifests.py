@@ -226,6 +226,32 @@ def test_the_commands_hand_each_other_what_they_make():
     ]
 
 
+def escalated() -> QuantizedModelSpec:
+    candidates = [dict(each) for each in builders.CANDIDATES]
+    candidates[1]["escalate"] = {"maxBytesRatio": 0.8}
+    return builders.spec(candidates=candidates)
+
+
+def test_only_a_candidate_that_is_escalated_is_told_of_the_selection_set_and_the_limits():
+    spec = escalated()
+    world = World(spec=spec).run()
+    run = world.status.run
+    assert run is not None
+    assert run.sample_key is not None
+    found = commands(world)
+    command = found["quantize", "gptq-int4"]
+    begin = command.index("--escalate-max-bytes-ratio")
+    assert command[begin : begin + 6] == [
+        *["--escalate-max-bytes-ratio", "0.8"],
+        *["--selection", f"{W}/samples/{run.sample_key[:16]}/selection.jsonl"],
+        *["--gates-json", spec.gates.model_dump_json(by_alias=True, exclude_none=True)],
+    ]
+    for name in ("rtn-int4", "int8"):
+        assert not {"--selection", "--gates-json"} & set(found["quantize", name])
+    arguments = build_parser().parse_args(command[1:])
+    assert (arguments.gates, arguments.escalate) == (spec.gates, 0.8)
+
+
 def test_the_quantizer_understands_every_command():
     world = World(spec=builders.spec(data={"source": {"dataset": {"uri": "pvc://d/p.jsonl"}}, "redact": ["ip"]})).run()
     parser = build_parser()

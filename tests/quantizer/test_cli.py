@@ -95,6 +95,21 @@ def test_the_store_names_a_checkpoint_by_its_digest_and_a_second_run_only_report
     assert (second.stdout, "quantizing" in second.stderr) == (first.stdout, False)
 
 
+def test_a_candidate_is_raised_until_the_limits_hold(speaking_model, tmp_path):
+    """No rounding at all keeps this limit, so all is raised that fits."""
+    selection = write_data(tmp_path / "selection.jsonl", 8)
+    (tmp_path / "gates.yaml").write_text("klDivergence: {max: 1.0e-9}\n")
+    done = succeed(
+        *("quantize", "--model", speaking_model, "--method", "rtn", "--scheme", "w8a8", "--out", tmp_path / "out"),
+        *("--escalate-max-bytes-ratio", 0.9, "--selection", selection, "--gates", tmp_path / "gates.yaml", "--json"),
+    )
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert 0 < len(manifest["raised"]) < 8
+    assert {each["to"] for each in manifest["raised"]} == {"original"}
+    assert manifest["rounds"][-1]["bytes"] == decode(done.stdout).bytes
+    assert decode(done.stdout).modules < 14
+
+
 def remove_tensor(folder):
     tensors = load_file(folder / "model.safetensors")
     del tensors[DOWN]

@@ -13,6 +13,11 @@ from saffron_quantizer.progress import Progress
 QUANTIZE = ["quantize", "--model", "m", "--out", "o"]
 EVALUATE = ["evaluate", "--original", "m", "--candidate", "c", "--data", "d"]
 
+ESCALATED = [
+    *["quantize", "--model", "m", "--out", "o", "--method", "rtn", "--scheme", "w8a8"],
+    *["--escalate-max-bytes-ratio", "0.9"],
+]
+
 REFUSED = {
     "no command": ([], "the following arguments are required: COMMAND"),
     "an unknown command": (["fly"], "argument COMMAND: invalid choice: 'fly' (choose from"),
@@ -69,6 +74,22 @@ REFUSED = {
     "gates that are missing": (
         [*EVALUATE, "--gates", "/no/gates.yaml"],
         "argument --gates: can't read /no/gates.yaml: No such file or directory",
+    ),
+    "an escalation without what it is to hold on": (
+        [*ESCALATED, "--gates-json", '{"klDivergence": {"max": 0.1}}'],
+        "--selection is needed by --method RTN --scheme W8A8 --escalate-max-bytes-ratio 0.9",
+    ),
+    "an escalation without limits": (
+        [*ESCALATED, "--selection", "selection.jsonl"],
+        "--gates is needed by --method RTN --scheme W8A8 --escalate-max-bytes-ratio 0.9",
+    ),
+    "limits for a candidate that is not escalated": (
+        [*ESCALATED[:-2], "--gates-json", '{"klDivergence": {"max": 0.1}}'],
+        "--gates is of use only with --escalate-max-bytes-ratio",
+    ),
+    "limits that are no gates": (
+        [*ESCALATED, "--gates-json", '{"speed": {"max": 1}}'],
+        "argument --gates-json: speed: Extra inputs are not permitted",
     ),
     "a candidate that is no JSON": (["inspect", "--candidate", "{"], "argument --candidate: Invalid JSON"),
     "a candidate with an unknown field": (

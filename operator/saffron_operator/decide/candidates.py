@@ -125,7 +125,7 @@ def look(inputs: Inputs, candidate: Candidate, inspected: InspectResult, sample_
 
 def quantize_task(inputs: Inputs, candidate: Candidate, model_digest: str, sample_key: str) -> Task:
     """Return the work that makes a candidate's checkpoint."""
-    key = keys.quantize_key(sample_key=sample_key, candidate=candidate)
+    key = keys.quantize_key(sample_key=sample_key, candidate=candidate, gates=inputs.spec.gates)
     words = arguments.quantize(
         inputs.observed.meta.uid, inputs.spec, candidate, model_digest=model_digest, sample_key=sample_key, key=key
     )

@@ -64,11 +64,15 @@ def baseline(uid: str, spec: QuantizedModelSpec, *, model_digest: str, key: str)
 def quantize(
     uid: str, spec: QuantizedModelSpec, candidate: Candidate, *, model_digest: str, sample_key: str, key: str
 ) -> list[str]:
-    """Make one candidate's checkpoint."""
+    """Make one candidate's checkpoint; one that is escalated sees the selection set and the limits, no other does."""
+    samples = _workspace(uid, "samples", sample_key)
+    limits = spec.gates.model_dump_json(by_alias=True, exclude_none=True)
+    escalation = ["--selection", f"{samples}/selection.jsonl", "--gates-json", limits]
     return [
         *["quantize", "--model", _model(spec), "--model-digest", model_digest, *_hash_cache(uid)],
-        *["--calibration", _workspace(uid, "samples", sample_key) + "/calibration.jsonl"],
+        *["--calibration", f"{samples}/calibration.jsonl"],
         *command_line(candidate),
+        *(escalation if candidate.escalate is not None else []),
         *["--work", _workspace(uid, "quantize", key)],
         *["--store", f"{CHECKPOINTS_MOUNT}/{spec.storage.checkpoints.path}", *RESULT],
     ]

@@ -83,6 +83,14 @@ def gates_file(text: str) -> Gates:
         raise argparse.ArgumentTypeError(f"{text}: {refusals(error)}") from error
 
 
+def gates_json(text: str) -> Gates:
+    """Read limits from JSON as they stand under `gates` in a QuantizedModel."""
+    try:
+        return Gates.model_validate_json(text)
+    except ValidationError as error:
+        raise argparse.ArgumentTypeError(refusals(error)) from error
+
+
 def refusals(error: ValidationError) -> str:
     """What a type refuses, in one line: each field and what is wrong with it."""
     return "; ".join(_refusal(entry["loc"], entry["msg"]) for entry in error.errors(include_url=False))

@@ -15,6 +15,8 @@ from saffron_quantizer.cli.options import (
     add_model,
     add_output,
     add_sequences,
+    gates_file,
+    gates_json,
     quantity_of_bytes,
     whole_number,
 )
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from saffron_quantizer.cli.subcommand import Commands
+    from saffron_quantizer.escalate import Selection
 
 
 def add_to(commands: "Commands") -> None:
@@ -54,6 +57,7 @@ def add_to(commands: "Commands") -> None:
         metavar="N",
         help="conversations of it that are used, 1 to 100000 (default: all)",
     )
+    _add_selection(parser)
     add_sequences(parser)
     add_hash_cache(parser)
     where = parser.add_mutually_exclusive_group(required=True)
@@ -83,10 +87,37 @@ def add_to(commands: "Commands") -> None:
     add_output(parser)
 
 
+def _add_selection(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--selection",
+        type=Path,
+        metavar="FILE",
+        help="what the limits are to hold on, for a candidate that is escalated: selection.jsonl of `saffron sample`, "
+        "or JSONL that shares no text with the gate set (default: none)",
+    )
+    limits = parser.add_mutually_exclusive_group()
+    limits.add_argument(
+        "--gates",
+        type=gates_file,
+        metavar="FILE",
+        help="the limits for a candidate that is escalated, in YAML, as under `gates` in a QuantizedModel (default: "
+        "none)",
+    )
+    limits.add_argument(
+        "--gates-json", dest="gates", type=gates_json, metavar="JSON", help="the same, as JSON (default: none)"
+    )
+
+
 def _work(arguments: argparse.Namespace) -> Outcome:
     spec = candidate_of(arguments)
     if spec.needs_calibration and arguments.calibration is None:
         arguments.refuse(f"--calibration is needed by {' '.join(command_line(spec))}")
+    needed = {"--selection": arguments.selection, "--gates": arguments.gates}
+    for option, value in needed.items():
+        if spec.escalate is not None and value is None:
+            arguments.refuse(f"{option} is needed by {' '.join(command_line(spec))}")
+        if spec.escalate is None and value is not None:
+            arguments.refuse(f"{option} is of use only with --escalate-max-bytes-ratio")
     # Torch takes seconds that --help need not wait for.
     from saffron_quantizer.atomic import private_folder  # noqa: PLC0415
     from saffron_quantizer.checkpoint.identity import FolderGuard, model_digest  # noqa: PLC0415
@@ -110,6 +141,7 @@ def _work(arguments: argparse.Namespace) -> Outcome:
             work=arguments.work,
             model_digest=arguments.model_digest or model_digest(arguments.model, hash_cache=arguments.hash_cache),
             data_digest=None,
+            selection=_selection(arguments) if spec.escalate is not None else None,
             progress=progress if ranks.is_first else ignore,
             activation_memory=arguments.activation_memory,
             ranks=ranks,
@@ -127,6 +159,14 @@ def _calibration(arguments: argparse.Namespace) -> "list[Tensor]":
     )
     check_vocabulary(sequences, arguments.model, arguments.calibration)
     return [torch.tensor(sequence.tokens, dtype=torch.int64) for sequence in sequences]
+
+
+def _selection(arguments: argparse.Namespace) -> "Selection":
+    from saffron_quantizer.escalate import Selection  # noqa: PLC0415
+    from saffron_quantizer.evaluation.window import load_gate_set  # noqa: PLC0415
+
+    sequences = load_gate_set(arguments.selection, arguments.model, max_tokens=arguments.max_tokens)
+    return Selection(sequences, arguments.gates)
 
 
 def _text(result: QuantizeResult) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -37,6 +37,13 @@ class Walk:
     memory: ActivationMemory
     ranks: Ranks
     tokens: int
+
+    def fork(self) -> "Walk":
+        """Another walk that stands where this one does, and goes on by itself."""
+        states = self.memory.shelf(len(self.states))
+        for number, state in enumerate(self.states):
+            states[number] = state
+        return replace(self, states=states)
 
     @torch.no_grad()
     def advance(self, index: int) -> None:
@@ -110,7 +117,12 @@ class ModelStream:
                     walk.advance(index)
                 if on_block is not None:
                     on_block(index + 1, self.n_blocks)
-        final: list[Tensor] = [torch.empty(0)] * len(sequences)
+        return self.final(walk)
+
+    @torch.no_grad()
+    def final(self, walk: Walk) -> list[Tensor]:
+        """The hidden states after what follows the last block, [T, hidden] for each sequence of a walk past it."""
+        final: list[Tensor] = [torch.empty(0)] * sum(len(batch.positions) for batch in walk.batches)
         with self._skeleton.ending() as ending:
             for batch, state in zip(walk.batches, walk.states, strict=True):
                 for row, (position, length) in enumerate(zip(batch.positions, batch.lengths, strict=True)):

@@ -6,7 +6,8 @@ where only weights are rounded, else in float32.
 """
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any
 
@@ -15,7 +16,14 @@ from torch import Tensor
 
 from saffron_api.candidate import GROUP_SIZES, KvCache, Scheme
 from saffron_quantizer.algorithms.quantized import Quantized
-from saffron_quantizer.checkpoint.formats.format import Format, Read, Recognized, mismatch, not_ours
+from saffron_quantizer.checkpoint.formats.format import (
+    Format,
+    Read,
+    Recognized,
+    mismatch,
+    not_ours,
+    with_merged,
+)
 from saffron_quantizer.checkpoint.formats.packing import pack, unpack, words
 from saffron_quantizer.precision import Activations, Precision
 
@@ -28,6 +36,9 @@ class _Layout(StrEnum):
     INT_QUANTIZED = "int-quantized"
     FLOAT_QUANTIZED = "float-quantized"
 
+
+_MIXED = "mixed-precision"
+"""What the whole is called where groups have different layouts."""
 
 _LAYOUT_OF: dict[Scheme, _Layout] = {
     Scheme.W4A16: _Layout.PACK_QUANTIZED,
@@ -73,17 +84,53 @@ def _stored_bytes(precision: Precision, rows: int, columns: int, model: torch.dt
 
 
 def _config(precisions: Mapping[str, Precision], unquantized: tuple[str, ...], kv_cache: KvCache) -> dict[str, Any]:
-    (precision,) = set(precisions.values())
-    return {
+    """One group for each precision; that of most modules comes last and has all linears, the others their names.
+
+    Raises:
+        ValueError: the config would not give the precisions back, which would be a bug here.
+    """
+    (common, _), *_ = Counter(precisions.values()).most_common()
+    others = [precision for precision in dict.fromkeys(precisions.values()) if precision != common]
+    targets = {other: _targets([name for name, each in precisions.items() if each == other]) for other in others}
+    groups = [_group(precision, targets.get(precision, ["Linear"])) for precision in (*others, common)]
+    layouts = [_LAYOUT_OF[precision.scheme] for precision in (*others, common)]
+    if others:
+        groups = [{**group, "format": layout.value} for group, layout in zip(groups, layouts, strict=True)]
+    config = {
         "quant_method": _METHOD,
-        "format": _LAYOUT_OF[precision.scheme].value,
+        "format": layouts[0].value if len(set(layouts)) == 1 else _MIXED,
         "quantization_status": "compressed",
         "global_compression_ratio": None,
         "ignore": list(unquantized),
         "kv_cache_scheme": _KV_CACHE_SCHEMES[kv_cache],
-        "config_groups": {"group_0": _group(precision, ["Linear"])},
+        "config_groups": {f"group_{number}": group for number, group in enumerate(groups)},
         "version": _VERSION,
     }
+    _require_the_plan(config, precisions, unquantized)
+    return config
+
+
+def _require_the_plan(config: Mapping[str, Any], plan: Mapping[str, Precision], unquantized: tuple[str, ...]) -> None:
+    """Refuse a config that would be read as something else than was written."""
+    found = _recognize(config)
+    wrong = [
+        *(module for module, precision in plan.items() if found is None or found.assignment(module) != precision),
+        *(module for module in unquantized if found is None or found.assignment(module) is not None),
+    ]
+    if wrong:
+        raise ValueError(f"quantization_config says something else of {wrong[0]} than the plan")
+
+
+def _targets(modules: Iterable[str]) -> list[str]:
+    """Expressions that fit exactly these modules, and the layers that engines merge them into: one a parent.
+
+    Not every version of vLLM looks for a merged layer's parts before it looks for its class, which is "Linear" to it.
+    """
+    leaves: dict[str, set[str]] = {}
+    for module in with_merged(modules):
+        parent, _, leaf = module.rpartition(".")
+        leaves.setdefault(parent, set()).add(leaf)
+    return [rf"re:^{re.escape(parent)}\.({'|'.join(map(re.escape, sorted(each)))})$" for parent, each in leaves.items()]
 
 
 def _group(precision: Precision, targets: list[str]) -> dict[str, Any]:
@@ -159,7 +206,13 @@ def _recognize(config: Mapping[str, Any]) -> Recognized | None:
 def _parsed(group: Mapping[str, Any]) -> tuple[list[str], Precision]:
     """The targets and the precision of a group. Raises `StopIteration` where we write none like it."""
     targets = list(group["targets"])
-    return targets, next(precision for precision in _WRITTEN if _group(precision, targets) == group)
+    plain = {key: value for key, value in group.items() if key != "format"}
+    return targets, next(
+        precision
+        for precision in _WRITTEN
+        if _group(precision, targets) == plain
+        and group.get("format", _LAYOUT_OF[precision.scheme]) == _LAYOUT_OF[precision.scheme]
+    )
 
 
 def _fits(target: str, module: str) -> bool:

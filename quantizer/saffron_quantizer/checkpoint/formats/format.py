@@ -1,6 +1,6 @@
 """What a format is: seven functions, the same for each."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +58,24 @@ class Format:
     config: Callable[[Mapping[str, Precision], tuple[str, ...], KvCache], dict[str, Any]]
     recognize: Callable[[Mapping[str, Any]], Recognized | None]
     row_multiple: int = 1
+
+
+_MERGED: dict[str, frozenset[str]] = {
+    "qkv_proj": frozenset({"q_proj", "k_proj", "v_proj"}),
+    "gate_up_proj": frozenset({"gate_proj", "up_proj"}),
+}
+"""vLLM's names of merged layers, and what they are merged of."""
+
+
+def with_merged(modules: Iterable[str]) -> tuple[str, ...]:
+    """Names of modules, and those of the layers that vLLM merges them into where all parts of one are there."""
+    names = dict.fromkeys(modules)
+    leaves: dict[str, set[str]] = {}
+    for name in names:
+        parent, _, leaf = name.rpartition(".")
+        leaves.setdefault(parent, set()).add(leaf)
+    merged = (f"{parent}.{layer}" for parent, own in leaves.items() for layer, of in _MERGED.items() if of <= own)
+    return (*names, *merged)
 
 
 def not_ours(method: str) -> StageError:

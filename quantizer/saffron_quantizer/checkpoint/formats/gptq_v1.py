@@ -13,7 +13,7 @@ from torch import Tensor
 
 from saffron_api.candidate import GROUP_SIZES, KvCache, Scheme
 from saffron_quantizer.algorithms.quantized import Quantized
-from saffron_quantizer.checkpoint.formats.format import Format, Read, Recognized, mismatch, not_ours
+from saffron_quantizer.checkpoint.formats.format import Format, Read, Recognized, mismatch, not_ours, with_merged
 from saffron_quantizer.checkpoint.formats.packing import pack, unpack
 from saffron_quantizer.precision import Precision
 
@@ -72,7 +72,9 @@ def _stored_bytes(precision: Precision, rows: int, columns: int, model: torch.dt
 def _config(precisions: Mapping[str, Precision], unquantized: tuple[str, ...], kv_cache: KvCache) -> dict[str, Any]:
     del kv_cache  # the API asks for none with this format
     (precision,) = set(precisions.values())
-    return {**_base(precision), "dynamic": {f"{_NEGATIVE}^{re.escape(name)}$": {} for name in unquantized}}
+    # A rule is looked up by the name of a merged layer, never by those of its parts.
+    rules: dict[str, Any] = {f"{_NEGATIVE}^{re.escape(name)}$": {} for name in with_merged(unquantized)}
+    return {**_base(precision), "dynamic": rules}
 
 
 def _base(precision: Precision) -> dict[str, Any]:
