@@ -56,6 +56,7 @@ class FailureReason(StrEnum):
     ARCHITECTURE_UNSUPPORTED = "ArchitectureUnsupported"
     SHAPE_UNSUPPORTED = "ShapeUnsupported"
     NUMERICALLY_UNSTABLE = "NumericallyUnstable"
+    SMOOTHING_INEXACT = "SmoothingInexact"
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,10 @@ FAILURES: dict[FailureReason, _Entry] = {
     FailureReason.NUMERICALLY_UNSTABLE: _Entry(
         ExitCode.UNSUPPORTED,
         "The Hessian of {subject} has no Cholesky factor at any damping; use more calibration samples or RTN.",
+    ),
+    FailureReason.SMOOTHING_INEXACT: _Entry(
+        ExitCode.UNSUPPORTED,
+        "Smoothing would change what {subject} computes; use RTN, or GPTQ without smoothing, and please report it.",
     ),
 }
 """Each reason's exit code and its sentence."""

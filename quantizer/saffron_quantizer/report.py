@@ -52,6 +52,15 @@ class GateRow(ApiModel):
     n_units: int
 
 
+class EdgeRow(ApiModel):
+    """How the channels between a producer and its consumers were smoothed."""
+
+    producer: str
+    exponent: float | None = Field(description="α of AWQ or SmoothQuant; None where no scales were best.")
+    largest_scale: float
+    error: float = Field(description="What is left of the error that rounding causes without scales.")
+
+
 class LayerRow(ApiModel):
     """What quantizing one block took."""
 
@@ -59,6 +68,7 @@ class LayerRow(ApiModel):
     modules: int
     max_damping: float
     dead_columns: int
+    edges: list[EdgeRow] = []
 
 
 class Timings(ApiModel):

@@ -73,7 +73,7 @@ def _save(shard: Path, block: QuantizedBlock) -> BlockNotes:
 
 def _notes(shard: Path) -> BlockNotes | None:
     """The notes of a finished block, or None if it is not finished."""
-    return BlockNotes(**json.loads(_notes_file(shard).read_bytes())) if shard.is_file() else None
+    return BlockNotes.from_json(json.loads(_notes_file(shard).read_bytes())) if shard.is_file() else None
 
 
 def _notes_file(shard: Path) -> Path:

@@ -58,6 +58,7 @@ class ModelStream:
         self.n_blocks = len(skeleton.blocks)
         self.vocab_size: int = skeleton.config.vocab_size
         self.hidden_size: int = skeleton.config.hidden_size
+        self.config = skeleton.config
 
     @staticmethod
     def open(folder: Path, *, dtype: torch.dtype | None = None) -> "ModelStream":
