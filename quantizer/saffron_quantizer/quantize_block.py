@@ -106,7 +106,7 @@ def calibrate_block(reader: CheckpointReader, plan: Plan, index: int, walk: Walk
     tensors = {name: reader.read(name) for name in plan.blocks[index]}
     grids = {name: plan.precisions[name].grid(W.dtype) for name, W in tensors.items() if name in plan.precisions}
     way = smoothing_of(plan.spec)
-    smoothed = smooth_block(plan, index, walk, tensors, grids, way) if way else SmoothedBlock(tensors)
+    smoothed = smooth_block(plan, index, walk, tensors, grids=grids, way=way) if way else SmoothedBlock(tensors)
     work = _Work(plan, index, walk, smoothed, grids)
     if way:
         work.put(smoothed.tensors)

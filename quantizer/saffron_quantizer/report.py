@@ -56,7 +56,7 @@ class EdgeRow(ApiModel):
     """How the channels between a producer and its consumers were smoothed."""
 
     producer: str
-    exponent: float | None = Field(description="α of AWQ or SmoothQuant; None where no scales were best.")
+    exponent: float | None = Field(description="AWQ's or SmoothQuant's alpha; None where no scales were best.")
     largest_scale: float
     error: float = Field(description="What is left of the error that rounding causes without scales.")
 
@@ -68,7 +68,7 @@ class LayerRow(ApiModel):
     modules: int
     max_damping: float
     dead_columns: int
-    edges: list[EdgeRow] = []
+    edges: list[EdgeRow] = Field(default=[], description="How it was smoothed.")
 
 
 class Timings(ApiModel):

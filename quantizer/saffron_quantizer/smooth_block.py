@@ -48,7 +48,7 @@ class EdgeNotes:
 
     Attributes:
         producer: where its channels are made, inside the block.
-        exponent: AWQ's or SmoothQuant's α, or None where no scales were best.
+        exponent: AWQ's or SmoothQuant's alpha, or None where no scales were best.
         largest_scale: of its channels.
         error: what is left of the error that rounding causes without scales.
     """
@@ -75,7 +75,7 @@ class SmoothedBlock:
 
 
 def smooth_block(
-    plan: Plan, index: int, walk: Walk, tensors: Mapping[str, Tensor], grids: Mapping[str, Grid], way: Way
+    plan: Plan, index: int, walk: Walk, tensors: Mapping[str, Tensor], *, grids: Mapping[str, Grid], way: Way
 ) -> SmoothedBlock:
     """Smooth a loaded block; neither its modules nor the tensors given are changed.
 
@@ -176,7 +176,8 @@ class _Place:
         if above == 0:
             return fold
         whole = torch.cat([weight[:above].to(fold.weight.dtype), fold.weight])
-        return Fold(whole, None if bias is None else torch.cat([bias[:above], fold.bias]), fold.scale)
+        whole_bias = None if bias is None or fold.bias is None else torch.cat([bias[:above], fold.bias])
+        return Fold(whole, whole_bias, fold.scale)
 
     def folded(self, fold: Fold) -> dict[str, Tensor]:
         """The tensors that a fold changes."""
@@ -232,8 +233,8 @@ def _search_smoothquant(place: _Place, calls: Mapping[str, Call]) -> Smoothing:
     activity = calls[place.edge.consumers[0]].tokens.float().abs().amax(dim=0)
     largest = [place.tensors[place.name(name)].float().abs().amax(dim=0) for name in place.edge.consumers]
     weights = torch.stack(largest).amax(dim=0)
-    tied = [place.tied(values, lambda heads: heads.amax(dim=1)) for values in (activity, weights)]
-    return smoothquant(*tied, place.error_of(calls[place.edge.parent]))
+    activity, weights = (place.tied(values, lambda heads: heads.amax(dim=1)) for values in (activity, weights))
+    return smoothquant(activity, weights, place.error_of(calls[place.edge.parent]))
 
 
 def _searched(place: _Place, calls: Mapping[str, Call], way: Way) -> Smoothing:

@@ -19,7 +19,7 @@ CLIPS = tuple(1.0 - 0.05 * step for step in range(11))
 
 
 def awq(activity: Tensor, error_of: Callable[[Tensor], float]) -> Smoothing:
-    """Search s = s_Xᵅ, with α in 0..1, for the least error at the output (equations 4 and 5).
+    """Search s = s_X^alpha, with alpha in 0..1, for the least error at the output (equations 4 and 5).
 
     Args:
         activity: [channels] s_X, the mean of |x| over the tokens. A channel of 0 keeps the scale 1.

@@ -13,15 +13,16 @@ from saffron_quantizer.algorithms.smoothing import Smoothing, centred, coarse_to
 
 
 def smoothquant(activations: Tensor, weights: Tensor, error_of: Callable[[Tensor], float]) -> Smoothing:
-    """Search s_j = max|X_j|ᵅ / max|W_j|^(1-α), with α in 0..1 (equation 4), for the least error at the output.
+    """Search s_j = max|X_j|^alpha / max|W_j|^(1 - alpha), alpha in 0..1 (equation 4), for the least output error.
 
-    The paper takes one α for all of a model; here each edge has its own, and keeps what it has where no α is better.
+    The paper takes one alpha for all of a model; here each edge has its own, and none where no alpha is better.
 
     Args:
         activations: [channels] max|X_j| over the tokens.
         weights: [channels] max|W_j| over the rows of all linears that read the channels.
             A channel that is 0 in either keeps the scale 1.
-        error_of: scales -> error at the output of the module around those linears, with weights and activations rounded.
+        error_of: scales -> error at the output of the module around those linears, with weights and activations
+            rounded.
     """
     alive = (activations > 0) & (weights > 0)
     x = torch.where(alive, activations.float(), 1.0).log()

@@ -37,7 +37,7 @@ class Call:
     @property
     def tokens(self) -> Tensor:
         """Its input, a token a row: [N, d]."""
-        x = self.args[0] if self.args else self.keywords["hidden_states"]
+        x: Tensor = self.args[0] if self.args else self.keywords["hidden_states"]
         return x.reshape(-1, x.shape[-1])
 
 
