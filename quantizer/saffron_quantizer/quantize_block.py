@@ -1,26 +1,22 @@
 """One block of a model, quantized: its stored tensors, and what was learnt on the way."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Self
 
-import torch
 from torch import Tensor, nn
 
-from saffron_api.candidate import Method
+from saffron_api.candidate import Method, ScaleSearch
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
-from saffron_quantizer.algorithms.awq import clipped, group_gram
-from saffron_quantizer.algorithms.gptq import Factor, UnstableHessianError, factorize, gptq
+from saffron_quantizer.algorithms.gptq import UnstableHessianError
 from saffron_quantizer.algorithms.hessian import hessian_finish
 from saffron_quantizer.algorithms.quantized import Grid, Quantized
-from saffron_quantizer.algorithms.ranges import round_range
-from saffron_quantizer.algorithms.rtn import rtn
-from saffron_quantizer.algorithms.scales import round_to_codes, searched_scales
 from saffron_quantizer.checkpoint.reader import CheckpointReader
 from saffron_quantizer.models.calibration import BlockCalibration
 from saffron_quantizer.models.stream import Walk
 from saffron_quantizer.plan import Plan
-from saffron_quantizer.smooth_block import EdgeNotes, SmoothedBlock, smooth_block, smoothing_of
+from saffron_quantizer.round_linears import LinearNote, RoundedLinear, awq_linears, gptq_linears, rtn_linears
+from saffron_quantizer.smooth_block import EdgeNote, SmoothedBlock, smooth_block, smoothing_of
 
 
 @dataclass(frozen=True)
@@ -31,22 +27,26 @@ class BlockNotes:
         modules: linears quantized.
         max_damping: the largest damping that a Hessian needed, as a share of its mean diagonal.
         dead_columns: inputs that were 0 in every token, counted once for linears that share them.
+        linears: what was learnt of each linear, in the order in which they are computed.
         edges: how the block was smoothed.
     """
 
     modules: int
     max_damping: float = 0.0
     dead_columns: int = 0
-    edges: tuple[EdgeNotes, ...] = ()
+    linears: tuple[LinearNote, ...] = ()
+    edges: tuple[EdgeNote, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
         return asdict(self)
 
-    @staticmethod
-    def from_json(notes: Mapping[str, Any]) -> "BlockNotes":
-        """Undo `to_json`."""
-        return BlockNotes(**{**notes, "edges": tuple(EdgeNotes(**edge) for edge in notes["edges"])})
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Self:
+        """From what `to_json` gave."""
+        linears = tuple(LinearNote(**linear) for linear in told["linears"])
+        edges = tuple(EdgeNote(**edge) for edge in told["edges"])
+        return cls(**{**told, "linears": linears, "edges": edges})
 
 
 @dataclass(frozen=True)
@@ -65,113 +65,115 @@ class QuantizedBlock:
 def round_block(reader: CheckpointReader, plan: Plan, index: int) -> QuantizedBlock:
     """Quantize a block by RTN, which reads no data."""
     tensors = {name: reader.read(name) for name in plan.blocks[index]}
-    weights = {name: tensor for name, tensor in tensors.items() if name in plan.precisions}
-    quantized = {name: rtn(W, plan.precisions[name].grid(W.dtype)) for name, W in weights.items()}
-    return QuantizedBlock(store(plan, tensors, quantized), BlockNotes(len(quantized)))
-
-
-@dataclass(frozen=True)
-class _Work:
-    """A loaded block that is to be rounded.
-
-    Attributes:
-        plan: of the model.
-        index: of the block.
-        walk: that stands before it.
-        smoothed: its tensors, smoothed where that was asked for.
-        grids: what each weight is rounded to.
-    """
-
-    plan: Plan
-    index: int
-    walk: Walk
-    smoothed: SmoothedBlock
-    grids: Mapping[str, Grid]
-
-    def put(self, tensors: Mapping[str, Tensor]) -> None:
-        put_weights(self.walk.stream.blocks[self.index], self.plan, self.index, tensors)
-
-    def put_rounded(self, quantized: Mapping[str, Quantized]) -> None:
-        self.put({name: each.dequantize() for name, each in quantized.items()})
+    quantized: dict[str, Quantized] = {}
+    notes: list[LinearNote] = []
+    for name in plan.blocks[index]:
+        if name not in plan.precisions:
+            continue
+        linear = name.removeprefix(f"{plan.architecture.block(index)}.").removesuffix(".weight")
+        grid = plan.precisions[name].grid(tensors[name].dtype)
+        (found,) = rtn_linears({linear: tensors[name]}, grid, plan.spec.scale_search)
+        quantized[name] = found.quantized
+        notes.append(found.note)
+    return QuantizedBlock(store(plan, tensors, quantized), BlockNotes(len(quantized), linears=tuple(notes)))
 
 
 def calibrate_block(reader: CheckpointReader, plan: Plan, index: int, walk: Walk) -> QuantizedBlock:
-    """Quantize a loaded block with what its linears read, and take the walk past it.
+    """Quantize a loaded block by what its linears read, and take the walk past it.
 
-    It is smoothed first, where the candidate asks for that. At the end the block holds the dequantized weights.
+    It is smoothed first, where the candidate asks for that. Linears are then taken in the order in which they are
+    computed, and each is calibrated on what it reads once those before it are quantized. At the end the block holds the
+    dequantized weights.
 
     Raises:
         StageError: `NUMERICALLY_UNSTABLE` if a Hessian can't be factorized; as `smooth_block`.
     """
+    block = walk.stream.blocks[index]
     tensors = {name: reader.read(name) for name in plan.blocks[index]}
     grids = {name: plan.precisions[name].grid(W.dtype) for name, W in tensors.items() if name in plan.precisions}
-    way = smoothing_of(plan.spec)
-    smoothed = smooth_block(plan, index, walk, tensors, grids=grids, way=way) if way else SmoothedBlock(tensors)
-    work = _Work(plan, index, walk, smoothed, grids)
-    if way:
-        work.put(smoothed.tensors)
-    quantized, notes = _ROUNDINGS[plan.spec.method](work)
-    return QuantizedBlock(store(plan, smoothed.tensors, quantized), replace(notes, edges=smoothed.notes))
-
-
-_Rounded = tuple[dict[str, Quantized], BlockNotes]
-
-
-def _round_by_gptq(work: _Work) -> _Rounded:
-    """Linears are taken in the order in which they are computed, each calibrated on what it reads from those before."""
+    smoothed, way = SmoothedBlock(tensors), smoothing_of(plan.spec)
+    if way is not None:
+        smoothed = smooth_block(plan, index, walk, tensors, grids=grids, way=way)
+        put_weights(block, plan, index, smoothed.tensors)
     quantized: dict[str, Quantized] = {}
-    factors: list[Factor] = []
-    calibration = BlockCalibration(work.walk, work.index)
-    for group in work.plan.architecture.input_groups:
-        gram = calibration.gram(group[0])
-        names = [work.plan.weight(work.index, linear) for linear in group]
-        factors.append(_factorize(gram, work.walk.tokens, names[0]))
-        found = _gptq({name: work.smoothed.tensors[name] for name in names}, factors[-1], work.grids[names[0]])
-        work.put_rounded(found)
+    groups: list[tuple[LinearNote, ...]] = []
+    calibration = BlockCalibration(walk, index)
+    for group in plan.architecture.input_groups:
+        weights = {linear: smoothed.tensors[plan.weight(index, linear)] for linear in group}
+        (grid,) = {grids[plan.weight(index, linear)] for linear in group}
+        rounded = _ROUNDINGS[plan.spec.method](_Group(plan, index, weights, grid, smoothed, calibration))
+        found = {plan.weight(index, each.note.name): each.quantized for each in rounded}
+        put_weights(block, plan, index, {name: each.dequantize() for name, each in found.items()})
         quantized |= found
+        groups.append(tuple(each.note for each in rounded))
     calibration.advance()
     notes = BlockNotes(
         modules=len(quantized),
-        max_damping=max(factor.damping for factor in factors),
-        dead_columns=sum(factor.dead_columns for factor in factors),
+        max_damping=max(group[0].damping or 0.0 for group in groups),
+        dead_columns=sum(group[0].dead_columns or 0 for group in groups),
+        linears=tuple(note for group in groups for note in group),
+        edges=smoothed.notes,
     )
-    return quantized, notes
+    return QuantizedBlock(store(plan, smoothed.tensors, quantized), notes)
 
 
-def _round_by_awq(work: _Work) -> _Rounded:
-    """To the nearest, in ranges that are cut where the output changes least, but for queries and keys."""
-    quantized: dict[str, Quantized] = {}
-    architecture = work.plan.architecture
-    for group in architecture.input_groups:
-        for linear in group:
-            name = work.plan.weight(work.index, linear)
-            W, grid = work.smoothed.tensors[name], work.grids[name]
-            if linear in architecture.unclipped:
-                quantized[name] = round_range(W, grid)
-            else:
-                quantized[name] = clipped(W, group_gram(work.smoothed.inputs[group[0]], grid.group_size), grid)
-    work.put_rounded(quantized)
-    work.walk.advance(work.index)
-    return quantized, BlockNotes(len(quantized))
+@dataclass(frozen=True)
+class _Group:
+    """Linears of a block that read one input, about to be rounded.
+
+    Attributes:
+        plan: of the model.
+        index: of the block.
+        weights: [R, d] each, by the linear's name inside the block.
+        grid: what they are rounded to.
+        smoothed: the whole block before any of it was rounded.
+        calibration: its runs over the calibration set.
+    """
+
+    plan: Plan
+    index: int
+    weights: Mapping[str, Tensor]
+    grid: Grid
+    smoothed: SmoothedBlock
+    calibration: BlockCalibration
+
+    @property
+    def first(self) -> str:
+        """The linear at which the input is taken."""
+        return next(iter(self.weights))
 
 
-def _round_by_smoothquant(work: _Work) -> _Rounded:
-    """To the nearest, with the scales of the least squared error of the weights."""
-    quantized: dict[str, Quantized] = {}
-    for name, grid in work.grids.items():
-        W = work.smoothed.tensors[name]
-        scale = searched_scales(W, grid)
-        quantized[name] = Quantized(round_to_codes(W, scale, grid), scale)
-    work.put_rounded(quantized)
-    work.walk.advance(work.index)
-    return quantized, BlockNotes(len(quantized))
+def _by_rtn(group: _Group) -> list[RoundedLinear]:
+    importance = group.calibration.squares(group.first)
+    return rtn_linears(group.weights, group.grid, group.plan.spec.scale_search, importance=importance)
 
 
-_ROUNDINGS: Mapping[Method, Callable[[_Work], _Rounded]] = {
-    Method.GPTQ: _round_by_gptq,
-    Method.AWQ: _round_by_awq,
-    Method.SMOOTHQUANT: _round_by_smoothquant,
+def _by_gptq(group: _Group) -> list[RoundedLinear]:
+    H = hessian_finish(group.calibration.gram(group.first), group.calibration.tokens)
+    spec = group.plan.spec
+    try:
+        return gptq_linears(group.weights, H, group.grid, spec.act_order, spec.scale_search)
+    except UnstableHessianError as error:
+        subject = subject_of(group.plan.weight(group.index, group.first))
+        raise StageError(Failure(reason=FailureReason.NUMERICALLY_UNSTABLE, subject=subject)) from error
+
+
+def _by_awq(group: _Group) -> list[RoundedLinear]:
+    unclipped = group.plan.architecture.unclipped
+    return awq_linears(group.weights, group.smoothed.inputs[group.first], group.grid, unclipped=unclipped)
+
+
+def _by_smoothquant(group: _Group) -> list[RoundedLinear]:
+    return rtn_linears(group.weights, group.grid, ScaleSearch.MSE)
+
+
+_ROUNDINGS: Mapping[Method, Callable[[_Group], list[RoundedLinear]]] = {
+    Method.RTN: _by_rtn,
+    Method.GPTQ: _by_gptq,
+    Method.AWQ: _by_awq,
+    Method.SMOOTHQUANT: _by_smoothquant,
 }
+"""How each method rounds linears once the block is smoothed."""
 
 
 def store(plan: Plan, tensors: Mapping[str, Tensor], quantized: Mapping[str, Quantized]) -> dict[str, Tensor]:
@@ -205,16 +207,3 @@ def put_weights(block: nn.Module, plan: Plan, index: int, tensors: Mapping[str, 
         {name: tensor.to(own[name].dtype) for name, tensor in state.items() if name in own}, strict=False, assign=True
     )
     block.requires_grad_(requires_grad=False)
-
-
-def _factorize(gram: Tensor, tokens: int, name: str) -> Factor:
-    try:
-        return factorize(hessian_finish(gram, tokens))
-    except UnstableHessianError as error:
-        raise StageError(Failure(reason=FailureReason.NUMERICALLY_UNSTABLE, subject=subject_of(name))) from error
-
-
-def _gptq(weights: Mapping[str, Tensor], factor: Factor, grid: Grid) -> dict[str, Quantized]:
-    """Quantize linears that read one input as one matrix, and part the rows again."""
-    result = gptq(torch.cat([weight.float() for weight in weights.values()]), factor, grid)
-    return dict(zip(weights, result.split([len(weight) for weight in weights.values()]), strict=True))

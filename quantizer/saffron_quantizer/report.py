@@ -52,10 +52,23 @@ class GateRow(ApiModel):
     n_units: int
 
 
+class LinearRow(ApiModel):
+    """What quantizing one linear took, as far as its method looks at it."""
+
+    name: str = Field(description="Its path in the block, as self_attn.q_proj.")
+    relative_error: float | None = Field(
+        default=None, description="Of its output on the calibration tokens: |(W - Q) X|^2 / |W X|^2."
+    )
+    damping: float | None = Field(default=None, description="A share of the mean diagonal of its Hessian.")
+    dead_columns: int | None = Field(default=None, description="Inputs that were 0 in every calibration token.")
+    act_order: str | None = Field(default=None, description="The order in which its columns were rounded.")
+    scale_search: str | None = Field(default=None, description="How its scales were found.")
+
+
 class EdgeRow(ApiModel):
     """How the channels between a producer and its consumers were smoothed."""
 
-    producer: str
+    producer: str = Field(description="Its path in the block, as input_layernorm.")
     exponent: float | None = Field(description="AWQ's or SmoothQuant's alpha; None where no scales were best.")
     largest_scale: float
     error: float = Field(description="What is left of the error that rounding causes without scales.")
@@ -68,7 +81,8 @@ class LayerRow(ApiModel):
     modules: int
     max_damping: float
     dead_columns: int
-    edges: list[EdgeRow] = Field(default=[], description="How it was smoothed.")
+    linears: list[LinearRow] = Field(default_factory=list)
+    edges: list[EdgeRow] = Field(default_factory=list)
 
 
 class Timings(ApiModel):

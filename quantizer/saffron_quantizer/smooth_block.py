@@ -16,7 +16,8 @@ from saffron_api.failures import Failure, FailureReason, StageError, subject_of
 from saffron_quantizer.algorithms.awq import awq
 from saffron_quantizer.algorithms.fold import Fold, fold_gain, fold_rows, power_of_two
 from saffron_quantizer.algorithms.quantized import Grid
-from saffron_quantizer.algorithms.ranges import round_range
+from saffron_quantizer.algorithms.rtn import rtn
+from saffron_quantizer.algorithms.scales import MIN_MAX
 from saffron_quantizer.algorithms.smoothing import Smoothing
 from saffron_quantizer.algorithms.smoothquant import smoothquant
 from saffron_quantizer.models.architectures import Edge, Producer
@@ -43,7 +44,7 @@ def smoothing_of(spec: CandidateSpec) -> Way | None:
 
 
 @dataclass(frozen=True)
-class EdgeNotes:
+class EdgeNote:
     """What was found for one edge.
 
     Attributes:
@@ -71,7 +72,7 @@ class SmoothedBlock:
 
     tensors: Mapping[str, Tensor]
     inputs: Mapping[str, Tensor] = field(default_factory=dict)
-    notes: tuple[EdgeNotes, ...] = ()
+    notes: tuple[EdgeNote, ...] = ()
 
 
 def smooth_block(
@@ -111,7 +112,7 @@ def smooth_block(
             columns = place.columns(fold.scale)
             inputs |= {name: inputs[name] / columns for name in edge.consumers if name in inputs}
         left = found.error / found.identity_error if found.identity_error > 0 else 1.0
-        notes.append(EdgeNotes(edge.producer, found.exponent, float(found.scale.max()), left))
+        notes.append(EdgeNote(edge.producer, found.exponent, float(found.scale.max()), left))
     _check_unchanged(plan, index, sample, tensors, current)
     return SmoothedBlock(current, inputs, tuple(notes))
 
@@ -207,7 +208,7 @@ class _Place:
 
     def _rounded_weight(self, name: str, columns: Tensor, *, reference: Tensor) -> Tensor:
         weight = self.name(name)
-        rounded = round_range(self.tensors[weight].float() * columns, self.grids[weight])
+        rounded = rtn(self.tensors[weight].float() * columns, self.grids[weight], MIN_MAX)
         return rounded.dequantize().to(reference.dtype)
 
     def _reader(self, columns: Tensor) -> Callable[[Tensor], Tensor]:

@@ -14,7 +14,8 @@ from saffron_api.failures import FailureReason, StageError
 from saffron_quantizer.algorithms.awq import CLIPS, awq, clipped, group_gram
 from saffron_quantizer.algorithms.fold import fold_gain, fold_rows
 from saffron_quantizer.algorithms.quantized import Grid
-from saffron_quantizer.algorithms.ranges import round_range
+from saffron_quantizer.algorithms.rtn import rtn
+from saffron_quantizer.algorithms.scales import MIN_MAX, Search
 from saffron_quantizer.algorithms.smoothing import coarse_to_fine
 from saffron_quantizer.algorithms.smoothquant import smoothquant
 from saffron_quantizer.checkpoint.reader import CheckpointReader
@@ -109,48 +110,16 @@ def test_a_channel_with_large_activations_gets_the_larger_scale():
     grid = Grid(4, 32, torch.float32)
 
     def error(scale):
-        return float(((X @ (round_range(W * scale, grid).dequantize() / scale - W).T) ** 2).sum())
+        return float(((X @ (rtn(W * scale, grid, MIN_MAX).dequantize() / scale - W).T) ** 2).sum())
 
     found = awq(X.abs().mean(dim=0), error)
     assert found.scale.argmax() == 5
     assert found.error < 0.7 * found.identity_error
 
 
-# --- rounding a range
+# --- clipping
 
 SHAPES = [(1, 32, 32), (7, 64, 32), (5, 96, 96), (3, 37, None)]
-
-
-@pytest.mark.parametrize("symmetric", [True, False])
-@pytest.mark.parametrize(("rows", "columns", "group"), SHAPES)
-def test_a_range_is_covered_to_half_a_step_and_clipped_beyond(rows, columns, group, symmetric):
-    grid = Grid(4, group, torch.float32, symmetric)
-    W = random(rows, columns) + 0.5
-    before = W.clone()
-    for share in (1.0, 0.6):
-        found = round_range(W, grid, share)
-        size = group or columns
-        assert (found.zero is None) == symmetric
-        assert -8 <= found.codes.min() <= found.codes.max() <= 7
-        for row in range(rows):
-            for number in range(columns // size):
-                w = W[row, number * size : (number + 1) * size]
-                low, high = (-w.abs().max(), w.abs().max()) if symmetric else (min(w.min(), 0), max(w.max(), 0))
-                step = share * (high - low) / 15
-                assert found.scale[row, number] == pytest.approx(float(step), rel=1e-6)
-                zero = 0 if symmetric else int(found.zero[row, number])
-                assert symmetric or abs(zero - (-8 - share * low / step)) <= 0.5001
-                nearest = torch.clamp(w, (-8 - zero) * step, (7 - zero) * step)
-                got = (found.codes[row, number * size : (number + 1) * size] - zero) * step
-                assert (got - nearest).abs().max() <= 0.5001 * step
-    assert torch.equal(W, before)
-
-
-@pytest.mark.parametrize("symmetric", [True, False])
-def test_a_group_of_zeros_is_rounded_to_zeros(symmetric):
-    found = round_range(torch.zeros(2, 64), Grid(4, 32, torch.bfloat16, symmetric))
-    assert not found.dequantize().any()
-    assert (found.scale > 0).all()
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
@@ -163,7 +132,7 @@ def test_each_group_is_clipped_where_its_part_of_the_output_changes_least(rows, 
         for number in range(columns // size):
             part = slice(number * size, (number + 1) * size)
             one = Grid(4, None, torch.float32, symmetric)
-            candidates = [round_range(W[row : row + 1, part], one, clip) for clip in CLIPS]
+            candidates = [rtn(W[row : row + 1, part], one, Search(shrinks=(clip,))) for clip in CLIPS]
             errors = [
                 float((X[:, part].double() @ (each.dequantize() - W[row : row + 1, part]).double().T).square().sum())
                 for each in candidates

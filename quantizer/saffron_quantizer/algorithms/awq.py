@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from saffron_quantizer.algorithms.quantized import Grid, Quantized
-from saffron_quantizer.algorithms.ranges import grouped, round_range
+from saffron_quantizer.algorithms.rtn import rtn
+from saffron_quantizer.algorithms.scales import MIN_MAX, Search
 from saffron_quantizer.algorithms.smoothing import Smoothing, centred, coarse_to_fine
 
 CLIPS = tuple(1.0 - 0.05 * step for step in range(11))
@@ -43,10 +44,10 @@ def clipped(W: Tensor, gram: Tensor, grid: Grid) -> Quantized:
         grid: what the weights are rounded to.
     """
     W = W.float()
-    best, least = round_range(W, grid), torch.full((W.shape[0], len(gram)), torch.inf)
+    best, least = rtn(W, grid, MIN_MAX), torch.full((W.shape[0], len(gram)), torch.inf)
     for clip in CLIPS:
-        candidate = round_range(W, grid, clip)
-        E = grouped(candidate.dequantize().float() - W, grid.group_size).transpose(0, 1)  # [G, R, g]
+        candidate = rtn(W, grid, Search(shrinks=(clip,)))
+        E = _grouped(candidate.dequantize().float() - W, grid.group_size).transpose(0, 1)  # [G, R, g]
         error = (torch.bmm(E, gram) * E).sum(dim=2).T  # [R, G]
         best, least = _better(candidate, error < least, best), torch.minimum(error, least)
     return best
@@ -64,5 +65,10 @@ def _better(candidate: Quantized, where: Tensor, best: Quantized) -> Quantized:
 
 def group_gram(X: Tensor, group_size: int | None) -> Tensor:
     """XᵀX for the columns of each group: tokens [N, C], floating -> [G, g, g] float32."""
-    parts = grouped(X, group_size).transpose(0, 1)  # [G, N, g]
+    parts = _grouped(X, group_size).transpose(0, 1)  # [G, N, g]
     return torch.bmm(parts.transpose(1, 2), parts)
+
+
+def _grouped(X: Tensor, group_size: int | None) -> Tensor:
+    """[N, C] -> [N, G, g] float32."""
+    return X.float().reshape(len(X), -1, group_size or X.shape[1])

@@ -1,17 +1,18 @@
-"""Round to nearest: each weight becomes the nearest code. It reads no data."""
+"""Round to nearest: each weight becomes the nearest code."""
 
 from torch import Tensor
 
 from saffron_quantizer.algorithms.quantized import Grid, Quantized
-from saffron_quantizer.algorithms.scales import minmax_scales, round_to_codes
+from saffron_quantizer.algorithms.scales import LEAST_SQUARES, Search, find_scales, round_to_codes
 
 
-def rtn(W: Tensor, grid: Grid) -> Quantized:
-    """Quantize by rounding, with min-max scales.
+def rtn(W: Tensor, grid: Grid, search: Search = LEAST_SQUARES) -> Quantized:
+    """Quantize by rounding.
 
     Args:
         W: [R, C], floating; unchanged.
         grid: what the weights are rounded to.
+        search: how scales are found. Those with the least squared error need no data.
     """
-    scale = minmax_scales(W, grid)
-    return Quantized(round_to_codes(W, scale, grid), scale)
+    scales = find_scales(W, grid, search)
+    return Quantized(round_to_codes(W, scales, grid), scales.scale, scales.zero)

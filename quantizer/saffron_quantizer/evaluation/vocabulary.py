@@ -6,14 +6,10 @@ fast, the product still runs on its bfloat16 units: products of two such numbers
 is added up. Memory holds one piece of the logits, never those of the whole vocabulary.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from saffron_quantizer.models.compute import has_fast_bfloat16
+from saffron_quantizer.models.compute import products_in_bfloat16
 from saffron_quantizer.models.stream import ModelStream
 
 TOKENS_PER_CHUNK = 1024
@@ -23,7 +19,7 @@ VOCABULARY_PER_PIECE = 4096
 def logit_piece(stream: ModelStream, states: Tensor, start: int) -> Tensor:
     """Logits of a piece of the vocabulary, which begins at `start`, [N, hidden] -> [N, piece] float32."""
     weight = stream.head[start : start + VOCABULARY_PER_PIECE].float()  # [piece, hidden]
-    with _products_in_bfloat16(stream.dtype == torch.bfloat16 and has_fast_bfloat16()):
+    with products_in_bfloat16(stream.dtype):
         return stream.cap(states.to(stream.dtype).float() @ weight.T)
 
 
@@ -78,14 +74,3 @@ def target_logits(found: Tensor, logits: Tensor, targets: Tensor, start: int) ->
     inside = (column >= 0) & (column < logits.shape[1])
     own = logits.gather(1, column.clamp(0, logits.shape[1] - 1)[:, None])[:, 0]
     return torch.where(inside, own, found)
-
-
-@contextmanager
-def _products_in_bfloat16(wanted: bool) -> Iterator[None]:  # noqa: FBT001 a switch
-    settings: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined] # it is made at run time
-    before = settings.fp32_precision
-    settings.fp32_precision = "bf16" if wanted else before
-    try:
-        yield
-    finally:
-        settings.fp32_precision = before
