@@ -13,6 +13,7 @@ from saffron_quantizer.algorithms.hessian import hessian_finish
 from saffron_quantizer.algorithms.quantized import Grid, Quantized
 from saffron_quantizer.checkpoint.reader import CheckpointReader
 from saffron_quantizer.models.calibration import BlockCalibration
+from saffron_quantizer.models.edges import SMOOTHABLE
 from saffron_quantizer.models.stream import Walk
 from saffron_quantizer.plan import Plan
 from saffron_quantizer.round_linears import LinearNote, RoundedLinear, awq_linears, gptq_linears, rtn_linears
@@ -159,7 +160,7 @@ def _by_gptq(group: _Group) -> list[RoundedLinear]:
 
 
 def _by_awq(group: _Group) -> list[RoundedLinear]:
-    unclipped = group.plan.architecture.unclipped
+    unclipped = SMOOTHABLE[group.plan.architecture.model_type].unclipped
     return awq_linears(group.weights, group.smoothed.inputs[group.first], group.grid, unclipped=unclipped)
 
 

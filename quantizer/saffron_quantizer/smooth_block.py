@@ -20,7 +20,7 @@ from saffron_quantizer.algorithms.rtn import rtn
 from saffron_quantizer.algorithms.scales import MIN_MAX
 from saffron_quantizer.algorithms.smoothing import Smoothing
 from saffron_quantizer.algorithms.smoothquant import smoothquant
-from saffron_quantizer.models.architectures import Edge, Producer
+from saffron_quantizer.models.edges import Edge, Producer, edges_of
 from saffron_quantizer.models.int8_linear import quantize_per_token
 from saffron_quantizer.models.replay import Call, record, replay, sample_walk
 from saffron_quantizer.models.stream import Walk
@@ -96,7 +96,7 @@ def smooth_block(
             not a number.
     """
     sample = sample_walk(walk)
-    edges = [edge for edge in plan.architecture.edges if _has_use(plan, index, edge)]
+    edges = _edges(plan, index)
     first = {group[0] for group in plan.architecture.input_groups}
     needed = first | {edge.parent for edge in edges} | {edge.consumers[0] for edge in edges}
     calls = record(sample, index, needed)
@@ -117,9 +117,15 @@ def smooth_block(
     return SmoothedBlock(current, inputs, tuple(notes))
 
 
-def _has_use(plan: Plan, index: int, edge: Edge) -> bool:
-    """Whether a linear of the edge is quantized."""
-    return any(plan.weight(index, name) in plan.precisions for name in edge.consumers)
+def _edges(plan: Plan, index: int) -> list[Edge]:
+    """The edges of a block that lead to a linear that is quantized."""
+    prefix = f"{plan.architecture.block(index)}."
+    modules = {name.removeprefix(prefix).removesuffix(".weight") for name in plan.blocks[index]}
+    return [
+        edge
+        for edge in edges_of(plan.architecture.model_type, modules)
+        if any(plan.weight(index, name) in plan.precisions for name in edge.consumers)
+    ]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """AWQ and SmoothQuant against their definitions, and the fold: what a block computes stays the same."""
 
-import dataclasses
 import shutil
 
 import pytest
@@ -19,7 +18,7 @@ from saffron_quantizer.algorithms.scales import MIN_MAX, Search
 from saffron_quantizer.algorithms.smoothing import coarse_to_fine
 from saffron_quantizer.algorithms.smoothquant import smoothquant
 from saffron_quantizer.checkpoint.reader import CheckpointReader
-from saffron_quantizer.models.architectures import Edge, Producer
+from saffron_quantizer.models.edges import SMOOTHABLE, Edge, Producer, Smoothable, edges_of
 from saffron_quantizer.models.replay import record, replay, sample_walk
 from saffron_quantizer.models.stream import ModelStream
 from saffron_quantizer.plan import make_plan
@@ -210,12 +209,10 @@ def with_dead_channels(tiny_model, tmp_path):
     return make
 
 
-def smoothed(folder, spec, way, index=1, **change):
+def smoothed(folder, spec, way, index=1):
     """A block before and after smoothing, with the walk that stands before it."""
     reader = CheckpointReader(folder)
     plan = make_plan(reader, spec)
-    if change:
-        plan = dataclasses.replace(plan, architecture=dataclasses.replace(plan.architecture, **change))
     stream = ModelStream.open(folder, dtype=torch.float32)
     walk = stream.walk(sequences(40, 33, 20, 48))
     with stream.loaded(0):
@@ -233,7 +230,9 @@ def smoothed(folder, spec, way, index=1, **change):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_smoothed_block_computes_what_it_computed_before(with_dead_channels, name, way):
     plan, walk, tensors, result = smoothed(with_dead_channels(name), WAYS[way], way)
-    assert [note.producer for note in result.notes] == [edge.producer for edge in plan.architecture.edges]
+    modules = [name.removeprefix("model.layers.1.").removesuffix(".weight") for name in plan.blocks[1]]
+    edges = edges_of(plan.architecture.model_type, modules)
+    assert [note.producer for note in result.notes] == [edge.producer for edge in edges]
     assert all(note.error <= 1 for note in result.notes)
     assert any(note.exponent is not None for note in result.notes)
     prefix = f"{plan.architecture.block(1)}."
@@ -277,8 +276,9 @@ def test_an_edge_that_would_change_the_block_is_an_error(tiny_model, monkeypatch
         "saffron_quantizer.smooth_block.awq",
         lambda activity, _: awq(activity, lambda scale: 9.0 if bool((scale == 1).all()) else 1 - float(scale.std())),
     )
+    monkeypatch.setitem(SMOOTHABLE, "gemma3_text", Smoothable((edge,)))
     with pytest.raises(StageError) as caught:
-        smoothed(tiny_model("Gemma3Text", dtype=torch.bfloat16), AWQ, Smoothing.AWQ, edges=(edge,))
+        smoothed(tiny_model("Gemma3Text", dtype=torch.bfloat16), AWQ, Smoothing.AWQ)
     assert caught.value.failure.reason is FailureReason.SMOOTHING_INEXACT
     assert caught.value.failure.subject == "model.layers.1"
 

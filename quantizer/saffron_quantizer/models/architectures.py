@@ -5,7 +5,6 @@ A row says where its parts are in a checkpoint and which linear layers of a bloc
 """
 
 from dataclasses import dataclass
-from enum import Enum
 
 
 @dataclass(frozen=True)
@@ -23,56 +22,6 @@ class Sublayer:
     gives_attention_weights: bool
 
 
-class Producer(Enum):
-    """What makes the channels of an edge, which says how a channel is made smaller there."""
-
-    NORM = "a norm whose gain is its weight"
-    NORM_OF_ONE_PLUS = "a norm whose gain is 1 + its weight"
-    ROWS = "a linear, by all of its rows"
-    LAST_ROWS = "a linear, by as many of its last rows as there are channels"
-
-
-@dataclass(frozen=True)
-class Edge:
-    """Channels that can be made smaller in one place and larger in another without changing what the block computes.
-
-    So it is only where nothing but a product with the channel lies between both, and where the consumers are all that
-    reads it. An activation function in between is in the way, unless it is ReLU; so is a norm after the producer.
-
-    Attributes:
-        producer: the norm or linear that makes the channels, by its name inside the block.
-        kind: what the producer is.
-        consumers: the linears whose columns are the channels; a router of experts is one of them.
-        parent: the smallest module that has all consumers in it, at whose output the error is measured.
-        by_head: whether the channels are those of the key-value heads, each of which several query heads read.
-    """
-
-    producer: str
-    kind: Producer
-    consumers: tuple[str, ...]
-    parent: str
-    by_head: bool = False
-
-
-_ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
-_GATED = ("mlp.gate_proj", "mlp.up_proj")
-_VALUES = Edge("self_attn.v_proj", Producer.ROWS, ("self_attn.o_proj",), "self_attn.o_proj", by_head=True)
-_UP = Edge("mlp.up_proj", Producer.ROWS, ("mlp.down_proj",), "mlp.down_proj")
-_LLAMA_EDGES = (
-    Edge("input_layernorm", Producer.NORM, _ATTENTION, "self_attn"),
-    _VALUES,
-    Edge("post_attention_layernorm", Producer.NORM, _GATED, "mlp"),
-    _UP,
-)
-# What follows attention and MLP in these is a norm of their output, so neither is its consumer.
-_GEMMA_EDGES = (
-    Edge("input_layernorm", Producer.NORM_OF_ONE_PLUS, _ATTENTION, "self_attn"),
-    _VALUES,
-    Edge("pre_feedforward_layernorm", Producer.NORM_OF_ONE_PLUS, _GATED, "mlp"),
-    _UP,
-)
-
-
 @dataclass(frozen=True)
 class Architecture:
     """One family of causal language models.
@@ -83,8 +32,6 @@ class Architecture:
         input_groups: linears of a block in the order in which they are computed, by their names inside the block; those
             of one group read the same input, so they share one Hessian and engines merge them into one layer.
         sublayers: the parts of a block whose output is that of their last linear.
-        edges: where a channel's size can be moved within a block, for AWQ and SmoothQuant.
-        unclipped: linears whose outputs are multiplied with each other, so that AWQ clips none of their weights.
         blocks: prefix of the blocks' tensors, before the number.
         embedding: module of the token embedding.
         final_norm: module of the norm after the last block.
@@ -103,8 +50,6 @@ class Architecture:
         Sublayer("self_attn", "self_attn.o_proj", gives_attention_weights=True),
         Sublayer("mlp", "mlp.down_proj", gives_attention_weights=False),
     )
-    edges: tuple[Edge, ...] = _LLAMA_EDGES
-    unclipped: tuple[str, ...] = ("self_attn.q_proj", "self_attn.k_proj")
     blocks: str = "model.layers"
     embedding: str = "model.embed_tokens"
     final_norm: str = "model.norm"
@@ -125,7 +70,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture("MistralForCausalLM", "mistral"),
     Architecture("Qwen2ForCausalLM", "qwen2"),
     Architecture("Qwen3ForCausalLM", "qwen3"),
-    Architecture("Gemma3ForCausalLM", "gemma3_text", edges=_GEMMA_EDGES),
+    Architecture("Gemma3ForCausalLM", "gemma3_text"),
 )
 """Every architecture that is supported."""
 
