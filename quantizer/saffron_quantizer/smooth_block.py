@@ -3,8 +3,9 @@
 A smoothed block computes what it computed before. That is checked on every run.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -96,10 +97,9 @@ def smooth_block(
             not a number.
     """
     sample = sample_walk(walk)
-    edges = _edges(plan, index)
+    edges = _edges(plan, index, walk)
     first = {group[0] for group in plan.architecture.input_groups}
-    needed = first | {edge.parent for edge in edges} | {edge.consumers[0] for edge in edges}
-    calls = record(sample, index, needed)
+    calls = _calls(sample, index, edges, first)
     current = dict(tensors)
     inputs = {name: calls[name].tokens.float() for name in first if name in calls}
     notes = []
@@ -117,15 +117,29 @@ def smooth_block(
     return SmoothedBlock(current, inputs, tuple(notes))
 
 
-def _edges(plan: Plan, index: int) -> list[Edge]:
+def _edges(plan: Plan, index: int, walk: Walk) -> list[Edge]:
     """The edges of a block that lead to a linear that is quantized."""
     prefix = f"{plan.architecture.block(index)}."
     modules = {name.removeprefix(prefix).removesuffix(".weight") for name in plan.blocks[index]}
     return [
         edge
-        for edge in edges_of(plan.architecture.model_type, modules)
+        for edge in edges_of(plan.architecture.model_type, walk.stream.config, modules)
         if any(plan.weight(index, name) in plan.precisions for name in edge.consumers)
     ]
+
+
+def _calls(sample: Walk, index: int, edges: Sequence[Edge], also: Collection[str]) -> dict[str, Call]:
+    """What the modules that a search looks at read and gave; experts that no token goes to are shown all tokens."""
+    block = sample.stream.blocks[index]
+    needed = {*also, *(edge.parent for edge in edges), *(edge.consumers[0] for edge in edges)}
+    calls = record(block, needed, lambda: sample.run(index, 0))
+    for edge in edges:
+        for expert in dict.fromkeys(name.rpartition(".")[0] for name in edge.consumers):
+            lacking = [name for name in needed if name not in calls and name.startswith(f"{expert}.")]
+            if lacking and edge.consumers[0] in calls:
+                module, tokens = block.get_submodule(expert), calls[edge.consumers[0]].tokens
+                calls |= record(block, lacking, partial(module, tokens))
+    return calls
 
 
 @dataclass(frozen=True)

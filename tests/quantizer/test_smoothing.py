@@ -231,7 +231,7 @@ def smoothed(folder, spec, way, index=1):
 def test_a_smoothed_block_computes_what_it_computed_before(with_dead_channels, name, way):
     plan, walk, tensors, result = smoothed(with_dead_channels(name), WAYS[way], way)
     modules = [name.removeprefix("model.layers.1.").removesuffix(".weight") for name in plan.blocks[1]]
-    edges = edges_of(plan.architecture.model_type, modules)
+    edges = edges_of(plan.architecture.model_type, walk.stream.config, modules)
     assert [note.producer for note in result.notes] == [edge.producer for edge in edges]
     assert all(note.error <= 1 for note in result.notes)
     assert any(note.exponent is not None for note in result.notes)
@@ -298,7 +298,7 @@ def test_a_part_that_is_run_again_gives_what_it_gave(tiny_model):
     sample = sample_walk(walk)
     assert [tuple(batch.tokens.shape) for batch in sample.batches] == [(2, 40)]
     with stream.loaded(0) as block:
-        calls = record(sample, 0, ["self_attn", "mlp", "mlp.down_proj"])
+        calls = record(block, ["self_attn", "mlp", "mlp.down_proj"], lambda: sample.run(0, 0))
         for name, call in calls.items():
             assert torch.equal(replay(block, name, call, {}, lambda x: x), call.output)
         W = block.get_submodule("mlp.down_proj").weight

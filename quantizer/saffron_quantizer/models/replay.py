@@ -64,8 +64,8 @@ def sample_walk(walk: Walk) -> Walk:
 
 
 @torch.no_grad()
-def record(sample: Walk, index: int, modules: Collection[str]) -> dict[str, Call]:
-    """Run block `index`, which is loaded, and keep the calls of modules, by their names inside it.
+def record(block: nn.Module, modules: Collection[str], run: Callable[[], object]) -> dict[str, Call]:
+    """Keep the calls of modules, by their names inside a block, while something runs.
 
     A module that is not called is left out.
     """
@@ -77,12 +77,11 @@ def record(sample: Walk, index: int, modules: Collection[str]) -> dict[str, Call
 
         return listen
 
-    block = sample.stream.blocks[index]
     with ExitStack() as stack:
         for name in modules:
             handle = block.get_submodule(name).register_forward_hook(listener(name), with_kwargs=True)
             stack.callback(handle.remove)
-        sample.run(index, 0)
+        run()
     return calls
 
 
