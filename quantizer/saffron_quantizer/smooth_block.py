@@ -23,7 +23,7 @@ from saffron_quantizer.algorithms.smoothing import Smoothing
 from saffron_quantizer.algorithms.smoothquant import smoothquant
 from saffron_quantizer.models.edges import Edge, Producer, edges_of
 from saffron_quantizer.models.int8_linear import quantize_per_token
-from saffron_quantizer.models.replay import Call, record, replay, sample_walk
+from saffron_quantizer.models.replay import Call, Sample, record, replay, take_sample
 from saffron_quantizer.models.stream import Walk
 from saffron_quantizer.plan import Plan
 from saffron_quantizer.precision import Activations
@@ -96,7 +96,7 @@ def smooth_block(
         StageError: `SMOOTHING_INEXACT` if the block would compute something else; `FIGURES_NOT_FINITE` if an error is
             not a number.
     """
-    sample = sample_walk(walk)
+    sample = take_sample(walk)
     edges = _edges(plan, index, walk)
     first = {group[0] for group in plan.architecture.input_groups}
     calls = _calls(sample, index, edges, first)
@@ -128,11 +128,11 @@ def _edges(plan: Plan, index: int, walk: Walk) -> list[Edge]:
     ]
 
 
-def _calls(sample: Walk, index: int, edges: Sequence[Edge], also: Collection[str]) -> dict[str, Call]:
+def _calls(sample: Sample, index: int, edges: Sequence[Edge], also: Collection[str]) -> dict[str, Call]:
     """What the modules that a search looks at read and gave; experts that no token goes to are shown all tokens."""
     block = sample.stream.blocks[index]
     needed = {*also, *(edge.parent for edge in edges), *(edge.consumers[0] for edge in edges)}
-    calls = record(block, needed, lambda: sample.run(index, 0))
+    calls = record(block, needed, lambda: sample.run(index))
     for edge in edges:
         for expert in dict.fromkeys(name.rpartition(".")[0] for name in edge.consumers):
             lacking = [name for name in needed if name not in calls and name.startswith(f"{expert}.")]
@@ -274,7 +274,7 @@ _SEARCHES: Mapping[Way, Callable[[_Place, Mapping[str, Call]], Smoothing]] = {
 
 @torch.no_grad()
 def _check_unchanged(
-    plan: Plan, index: int, sample: Walk, before: Mapping[str, Tensor], after: Mapping[str, Tensor]
+    plan: Plan, index: int, sample: Sample, before: Mapping[str, Tensor], after: Mapping[str, Tensor]
 ) -> None:
     """Run one sequence through the block with its old and its new tensors, in float32, and compare.
 
@@ -282,8 +282,8 @@ def _check_unchanged(
         StageError: `SMOOTHING_INEXACT` if the outputs differ by more than `TOLERANCE`.
     """
     block = sample.stream.blocks[index]
-    hidden = sample.states[0][:1].float()
-    keywords = _float(sample.stream.inputs(index, sample.batches[0]))
+    hidden = sample.states[:1].float()
+    keywords = _float(sample.stream.inputs(index, sample.batch))
     old, new = (
         torch.func.functional_call(block, _state(block, plan, index, tensors), (hidden,), keywords)
         for tensors in (before, after)

@@ -1,8 +1,11 @@
 """Smoothed candidates as files: resumed to the same bytes, read alike by transformers and by us, told edge by edge."""
 
+import shutil
+
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from saffron_api.candidate import CandidateSpec
 from saffron_quantizer.checkpoint.manifest import read_manifest
@@ -94,8 +97,14 @@ def test_each_edge_is_told(tiny_model, tmp_path):
 
 
 def test_awq_leaves_less_error_than_rounding_to_the_nearest(tiny_model, tmp_path):
-    """On inputs with channels of very different sizes, as real ones have."""
-    model = tiny_model("Llama")
+    """Where some channels are far larger than others, as in real models."""
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model("Llama"), model)
+    tensors = load_file(model / "model.safetensors")
+    for name, tensor in tensors.items():
+        if name.endswith("layernorm.weight"):
+            tensor[[5, 17, 40]] *= 30
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
     generator = torch.Generator().manual_seed(3)
     sequences = [torch.randint(3, 97, (40 - number,), generator=generator) for number in range(6)]
     original = ModelStream.open(model).final_hidden(sequences)

@@ -19,7 +19,7 @@ from saffron_quantizer.algorithms.smoothing import coarse_to_fine
 from saffron_quantizer.algorithms.smoothquant import smoothquant
 from saffron_quantizer.checkpoint.reader import CheckpointReader
 from saffron_quantizer.models.edges import SMOOTHABLE, Edge, Producer, Smoothable, edges_of
-from saffron_quantizer.models.replay import record, replay, sample_walk
+from saffron_quantizer.models.replay import record, replay, take_sample
 from saffron_quantizer.models.stream import ModelStream
 from saffron_quantizer.plan import make_plan
 from saffron_quantizer.smooth_block import smooth_block
@@ -240,11 +240,11 @@ def test_a_smoothed_block_computes_what_it_computed_before(with_dead_channels, n
     outputs = []
     for each in (tensors, result.tensors):
         state = {name.removeprefix(prefix): tensor.double() for name, tensor in each.items()}
-        batch = sample_walk(walk)
-        keywords = walk.stream.inputs(1, batch.batches[0])
+        sample = take_sample(walk)
+        keywords = walk.stream.inputs(1, sample.batch)
         position = tuple(part.double() for part in keywords["position_embeddings"])
         output = torch.func.functional_call(
-            block, state, (batch.states[0].double(),), {**keywords, "position_embeddings": position}
+            block, state, (sample.states.double(),), {**keywords, "position_embeddings": position}
         )
         outputs.append(output)
     # In float64, but for the norms, which transformers computes in float32.
@@ -295,10 +295,10 @@ def test_query_heads_that_read_one_value_head_share_its_scales(tiny_model):
 def test_a_part_that_is_run_again_gives_what_it_gave(tiny_model):
     stream = ModelStream.open(tiny_model("Qwen2"), dtype=torch.float32)
     walk = stream.walk(sequences(40, 33, 20, 48))
-    sample = sample_walk(walk)
-    assert [tuple(batch.tokens.shape) for batch in sample.batches] == [(2, 40)]
+    sample = take_sample(walk)
+    assert (tuple(sample.batch.tokens.shape), tuple(sample.states.shape)) == ((2, 40), (2, 40, 64))
     with stream.loaded(0) as block:
-        calls = record(block, ["self_attn", "mlp", "mlp.down_proj"], lambda: sample.run(0, 0))
+        calls = record(block, ["self_attn", "mlp", "mlp.down_proj"], lambda: sample.run(0))
         for name, call in calls.items():
             assert torch.equal(replay(block, name, call, {}, lambda x: x), call.output)
         W = block.get_submodule("mlp.down_proj").weight

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from saffron_quantizer.models.batches import Batch
-from saffron_quantizer.models.stream import Walk
+from saffron_quantizer.models.stream import ModelStream, Walk
 
 SEARCH_TOKENS = 4096
 """Tokens that a search looks at. Part of what fixes the bytes."""
@@ -41,10 +41,30 @@ class Call:
         return x.reshape(-1, x.shape[-1])
 
 
-def sample_walk(walk: Walk) -> Walk:
-    """A walk at the same place with a part of the sequences: whole rows of one length, so that there is no padding.
+@dataclass(frozen=True)
+class Sample:
+    """Some sequences, without padding, that stand before a block.
 
-    The length is the median one, at most 512. Of the sequences that are at least as long, so many are taken that they
+    Attributes:
+        stream: the model.
+        batch: the sequences, all of one length.
+        states: what the block reads, [rows, length, hidden].
+    """
+
+    stream: ModelStream
+    batch: Batch
+    states: Tensor
+
+    def run(self, index: int) -> Tensor:
+        """The output of block `index`, which is loaded."""
+        output: Tensor = self.stream.blocks[index](self.states, **self.stream.inputs(index, self.batch))
+        return output
+
+
+def take_sample(walk: Walk) -> Sample:
+    """Some of a walk's sequences, where it stands.
+
+    Their length is the median one, at most 512. Of the sequences that are at least as long, so many are taken that they
     have about `SEARCH_TOKENS` tokens, in equal steps over all of them: nothing is drawn by chance.
     """
     rows = [
@@ -59,8 +79,7 @@ def sample_walk(walk: Walk) -> Walk:
     taken = [long_enough[index * len(long_enough) // count] for index in range(count)]
     tokens = torch.stack([walk.batches[number].tokens[row, :length] for _, number, row, _ in taken])
     states = torch.stack([walk.states[number][row, :length] for _, number, row, _ in taken])
-    batch = Batch(tuple(range(count)), (length,) * count, tokens)
-    return Walk(walk.stream, [batch], [states])
+    return Sample(walk.stream, Batch(tuple(range(count)), (length,) * count, tokens), states)
 
 
 @torch.no_grad()
