@@ -106,13 +106,15 @@ def smooth_block(
     for edge in edges:
         place = _Place(plan, index, walk, edge, current, grids)
         found = _searched(place, calls, way)
-        fold = place.fold(found.scale)
+        largest = 1.0
         if found.exponent is not None:
+            fold = place.fold(found.scale)
+            largest = float(fold.scale.max())
             current |= place.folded(fold)
             columns = place.columns(fold.scale)
             inputs |= {name: inputs[name] / columns for name in edge.consumers if name in inputs}
         left = found.error / found.identity_error if found.identity_error > 0 else 1.0
-        notes.append(EdgeNote(edge.producer, found.exponent, float(found.scale.max()), left))
+        notes.append(EdgeNote(edge.producer, found.exponent, largest, left))
     _check_unchanged(plan, index, sample, tensors, current)
     return SmoothedBlock(current, inputs, tuple(notes))
 

@@ -1,6 +1,7 @@
 """AWQ and SmoothQuant against their definitions, and the fold: what a block computes stays the same."""
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,9 +16,11 @@ from saffron_quantizer.algorithms.fold import fold_gain, fold_rows
 from saffron_quantizer.algorithms.quantized import Grid
 from saffron_quantizer.algorithms.rtn import rtn
 from saffron_quantizer.algorithms.scales import MIN_MAX, Search
+from saffron_quantizer.algorithms.smoothing import Smoothing as Found
 from saffron_quantizer.algorithms.smoothing import coarse_to_fine
 from saffron_quantizer.algorithms.smoothquant import smoothquant
 from saffron_quantizer.checkpoint.reader import CheckpointReader
+from saffron_quantizer.models.architectures import ARCHITECTURES
 from saffron_quantizer.models.edges import SMOOTHABLE, Edge, Producer, Smoothable, edges_of
 from saffron_quantizer.models.replay import record, replay, take_sample
 from saffron_quantizer.models.stream import ModelStream
@@ -189,6 +192,59 @@ def test_stored_bias_and_rows_times_scale_are_the_old_ones(seed, later):
     assert (fold.bias.dtype, fold.weight.dtype) == (torch.bfloat16, torch.float32 if later else torch.bfloat16)
 
 
+# --- the table
+
+
+def test_edges_are_those_of_the_parts_that_a_block_has_and_of_each_expert_in_its_order():
+    attention = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"]
+    experts = [f"mlp.experts.{number}.{leaf}" for number in (10, 9) for leaf in ("up_proj", "gate_proj", "down_proj")]
+    dense = ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
+    found = [
+        [(edge.producer, edge.consumers, edge.parent) for edge in edges_of("qwen3_moe", None, [*attention, *rest])[2:]]
+        for rest in (dense, ["mlp.gate", *experts])
+    ]
+    norm = "post_attention_layernorm"
+    assert found == [
+        [
+            (norm, ("mlp.gate_proj", "mlp.up_proj"), "mlp"),
+            ("mlp.up_proj", ("mlp.down_proj",), "mlp.down_proj"),
+        ],
+        [
+            (
+                norm,
+                (
+                    "mlp.gate",
+                    "mlp.experts.9.gate_proj",
+                    "mlp.experts.10.gate_proj",
+                    "mlp.experts.9.up_proj",
+                    "mlp.experts.10.up_proj",
+                ),
+                "mlp",
+            ),
+            ("mlp.experts.9.up_proj", ("mlp.experts.9.down_proj",), "mlp.experts.9.down_proj"),
+            ("mlp.experts.10.up_proj", ("mlp.experts.10.down_proj",), "mlp.experts.10.down_proj"),
+        ],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("norm_first", "activation", "producers"),
+    [
+        (True, "relu", ["self_attn_layer_norm", "self_attn.v_proj", "final_layer_norm", "fc1"]),
+        (True, "gelu", ["self_attn_layer_norm", "self_attn.v_proj", "final_layer_norm"]),
+        (False, "relu", ["self_attn.v_proj", "fc1"]),
+    ],
+)
+def test_opt_has_an_edge_through_relu_only_and_from_norms_that_come_first(norm_first, activation, producers):
+    config = SimpleNamespace(do_layer_norm_before=norm_first, activation_function=activation)
+    modules = [*(f"self_attn.{leaf}" for leaf in ("q_proj", "k_proj", "v_proj", "out_proj")), "fc1", "fc2"]
+    assert [edge.producer for edge in edges_of("opt", config, modules)] == producers
+
+
+def test_every_architecture_of_the_table_has_edges():
+    assert {architecture.model_type for architecture in ARCHITECTURES} <= set(SMOOTHABLE)
+
+
 # --- a block
 
 
@@ -252,6 +308,18 @@ def test_a_smoothed_block_computes_what_it_computed_before(with_dead_channels, n
     # What stays in the file as it is stays in its type.
     kept = set(result.tensors) - set(plan.precisions)
     assert {result.tensors[tensor].dtype for tensor in kept} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_scales_on_any_edge_change_what_a_block_computes(with_dead_channels, monkeypatch, name):
+    """Scales far from 1, on every edge: the check in `smooth_block` holds the block against the one before."""
+    monkeypatch.setattr(
+        "saffron_quantizer.smooth_block.awq", lambda activity, _: Found(positive(len(activity)), 0.5, 0.5, 1.0)
+    )
+    _, _, tensors, result = smoothed(with_dead_channels(name), AWQ, Smoothing.AWQ)
+    assert all(note.largest_scale > 2 for note in result.notes)
+    same = {tensor for tensor in tensors if torch.equal(tensors[tensor].float(), result.tensors[tensor].float())}
+    assert not any("layernorm" in tensor and "post" not in tensor for tensor in same)
 
 
 WRONG = {
