@@ -256,8 +256,8 @@ class CandidateSpec(ApiModel):
     scale_search: ScaleSearch | None = Field(
         default=None,
         description="What the scales of RTN and GPTQ make small: the clipping (MinMax), the squared error of the "
-        "weights (MSE, used where none is given), or that error weighed by each input's activity (Hessian, which "
-        "reads the calibration set).",
+        "weights (MSE, used by RTN where none is given), or what that error costs at the output (Hessian, which reads "
+        "the calibration set, used by GPTQ where none is given).",
     )
     smoothing: Smoothing | None = Field(
         default=None, description="What comes before GPTQ: AWQ with W4A16, SmoothQuant with W8A8."

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from saffron_api.candidate import Method, ScaleSearch
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
+from saffron_quantizer.algorithms.awq import group_gram
 from saffron_quantizer.algorithms.gptq import UnstableHessianError
 from saffron_quantizer.algorithms.hessian import hessian_finish
 from saffron_quantizer.algorithms.quantized import Grid, Quantized
-from saffron_quantizer.checkpoint.reader import CheckpointReader
 from saffron_quantizer.models.calibration import BlockCalibration
 from saffron_quantizer.models.edges import SMOOTHABLE
 from saffron_quantizer.models.stream import Walk
@@ -63,59 +63,75 @@ class QuantizedBlock:
     notes: BlockNotes
 
 
-def round_block(reader: CheckpointReader, plan: Plan, index: int) -> QuantizedBlock:
-    """Quantize a block by RTN, which reads no data."""
-    tensors = {name: reader.read(name) for name in plan.blocks[index]}
-    quantized: dict[str, Quantized] = {}
+def round_block(plan: Plan, index: int, tensors: dict[str, Tensor]) -> QuantizedBlock:
+    """Quantize a block by RTN, which reads no data.
+
+    Args:
+        plan: what becomes of each tensor.
+        index: of the block.
+        tensors: the block's, by name. Each is taken out once it is quantized, so that memory holds it no longer.
+    """
+    stored: dict[str, Tensor] = {}
     notes: list[LinearNote] = []
     for name in plan.blocks[index]:
         if name not in plan.precisions:
             continue
         linear = name.removeprefix(f"{plan.architecture.block(index)}.").removesuffix(".weight")
-        grid = plan.precisions[name].grid(tensors[name].dtype)
-        (found,) = rtn_linears({linear: tensors[name]}, grid, plan.spec.scale_search)
-        quantized[name] = found.quantized
+        W = tensors.pop(name)
+        (found,) = rtn_linears({linear: W}, plan.precisions[name].grid(W.dtype), plan.spec.scale_search)
+        stored |= store(plan, {name: found.quantized})
         notes.append(found.note)
-    return QuantizedBlock(store(plan, tensors, quantized), BlockNotes(len(quantized), linears=tuple(notes)))
+    return QuantizedBlock(stored | tensors, BlockNotes(len(notes), linears=tuple(notes)))
 
 
-def calibrate_block(reader: CheckpointReader, plan: Plan, index: int, walk: Walk) -> QuantizedBlock:
+def calibrate_block(plan: Plan, index: int, walk: Walk, tensors: dict[str, Tensor]) -> QuantizedBlock:
     """Quantize a loaded block by what its linears read, and take the walk past it.
 
     It is smoothed first, where the candidate asks for that. Linears are then taken in the order in which they are
     computed, and each is calibrated on what it reads once those before it are quantized. At the end the block holds the
     dequantized weights.
 
+    Args:
+        plan: what becomes of each tensor.
+        index: of the block.
+        walk: stands before it.
+        tensors: the block's, by name. Each is taken out once it is quantized, so that memory holds it no longer.
+
     Raises:
         StageError: `NUMERICALLY_UNSTABLE` if a Hessian can't be factorized; as `smooth_block`.
     """
     block = walk.stream.blocks[index]
-    tensors = {name: reader.read(name) for name in plan.blocks[index]}
     grids = {name: plan.precisions[name].grid(W.dtype) for name, W in tensors.items() if name in plan.precisions}
-    smoothed, way = SmoothedBlock(tensors), smoothing_of(plan.spec)
-    if way is not None:
-        smoothed = smooth_block(plan, index, walk, tensors, grids=grids, way=way)
+    way = smoothing_of(plan.spec)
+    smoothed = smooth_block(plan, index, walk, tensors, grids=grids, way=way) if way else SmoothedBlock({})
+    if way:
         put_weights(block, plan, index, smoothed.tensors)
-    quantized: dict[str, Quantized] = {}
+        tensors.update(smoothed.tensors)
+    inputs, edges = smoothed.inputs, smoothed.notes
+    del smoothed
+    stored: dict[str, Tensor] = {}
     groups: list[tuple[LinearNote, ...]] = []
     calibration = BlockCalibration(walk, index)
     for group in plan.architecture.input_groups:
-        weights = {linear: smoothed.tensors[plan.weight(index, linear)] for linear in group}
+        weights = {linear: tensors[plan.weight(index, linear)] for linear in group}
         (grid,) = {grids[plan.weight(index, linear)] for linear in group}
-        rounded = _ROUNDINGS[plan.spec.method](_Group(plan, index, weights, grid, smoothed, calibration))
+        rounded = _ROUNDINGS[plan.spec.method](_Group(plan, index, weights, grid, inputs, walk, calibration))
         found = {plan.weight(index, each.note.name): each.quantized for each in rounded}
         put_weights(block, plan, index, {name: each.dequantize() for name, each in found.items()})
-        quantized |= found
+        stored |= store(plan, found)
+        for name in found:
+            del tensors[name]
         groups.append(tuple(each.note for each in rounded))
+        del rounded, found, weights
     calibration.advance()
     notes = BlockNotes(
-        modules=len(quantized),
+        modules=sum(map(len, groups)),
         max_damping=max(group[0].damping or 0.0 for group in groups),
         dead_columns=sum(group[0].dead_columns or 0 for group in groups),
         linears=tuple(note for group in groups for note in group),
-        edges=smoothed.notes,
+        edges=edges,
     )
-    return QuantizedBlock(store(plan, smoothed.tensors, quantized), notes)
+    return QuantizedBlock(stored | tensors, notes)
 
 
 @dataclass(frozen=True)
@@ -127,7 +143,8 @@ class _Group:
         index: of the block.
         weights: [R, d] each, by the linear's name inside the block.
         grid: what they are rounded to.
-        smoothed: the whole block before any of it was rounded.
+        inputs: what the first linear of each input group reads of some tokens, where the block was smoothed.
+        walk: that stands before the block.
         calibration: its runs over the calibration set.
     """
 
@@ -135,7 +152,8 @@ class _Group:
     index: int
     weights: Mapping[str, Tensor]
     grid: Grid
-    smoothed: SmoothedBlock
+    inputs: Mapping[str, Tensor]
+    walk: Walk
     calibration: BlockCalibration
 
     @property
@@ -161,7 +179,8 @@ def _by_gptq(group: _Group) -> list[RoundedLinear]:
 
 def _by_awq(group: _Group) -> list[RoundedLinear]:
     unclipped = SMOOTHABLE[group.plan.architecture.model_type].unclipped
-    return awq_linears(group.weights, group.smoothed.inputs[group.first], group.grid, unclipped=unclipped)
+    gram = group.walk.ranks.sum(group_gram(group.inputs[group.first], group.grid.group_size))
+    return awq_linears(group.weights, gram, group.grid, unclipped=unclipped)
 
 
 def _by_smoothquant(group: _Group) -> list[RoundedLinear]:
@@ -177,14 +196,11 @@ _ROUNDINGS: Mapping[Method, Callable[[_Group], list[RoundedLinear]]] = {
 """How each method rounds linears once the block is smoothed."""
 
 
-def store(plan: Plan, tensors: Mapping[str, Tensor], quantized: Mapping[str, Quantized]) -> dict[str, Tensor]:
-    """A block's tensors as they are written: the layout's for each quantized weight, the rest as they are."""
+def store(plan: Plan, quantized: Mapping[str, Quantized]) -> dict[str, Tensor]:
+    """Quantized weights as the layout writes them."""
     stored: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        if name in quantized:
-            stored |= plan.layout.stored(name, quantized[name], plan.precisions[name])
-        else:
-            stored[name] = tensor
+    for name, each in quantized.items():
+        stored |= plan.layout.stored(name, each, plan.precisions[name])
     return stored
 
 

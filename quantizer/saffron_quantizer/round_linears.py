@@ -2,12 +2,13 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from saffron_api.candidate import ActOrder, ScaleSearch
-from saffron_quantizer.algorithms.awq import clipped, group_gram
+from saffron_quantizer.algorithms.awq import clipped
 from saffron_quantizer.algorithms.gptq import Order, Rounding, factorize, gptq
 from saffron_quantizer.algorithms.quantized import Grid, Quantized
 from saffron_quantizer.algorithms.rtn import rtn
@@ -73,17 +74,16 @@ def rtn_linears(
 
 
 def awq_linears(
-    weights: Mapping[str, Tensor], X: Tensor, grid: Grid, *, unclipped: Collection[str]
+    weights: Mapping[str, Tensor], gram: Tensor, grid: Grid, *, unclipped: Collection[str]
 ) -> list[RoundedLinear]:
     """Round linears that read one input to the nearest codes, as AWQ does once they are scaled.
 
     Args:
         weights: [R, d] each, by the linear's name inside its block.
-        X: [N, d] tokens that they read.
+        gram: [G, g, g] float32: XᵀX of the tokens that they read, for the columns of each group.
         grid: what they are rounded to.
         unclipped: those whose whole range is kept.
     """
-    gram = group_gram(X, grid.group_size)
     return [
         RoundedLinear(rtn(W, grid, MIN_MAX), LinearNote(name, scale_search=ScaleSearch.MIN_MAX.value))
         if name in unclipped
@@ -106,23 +106,16 @@ def gptq_linears(
         H: [d, d] float32, the Hessian of the input.
         grid: what they are rounded to.
         act_order: of the columns; None for that which leaves less error.
-        scale_search: how scales are found; None for the least squared error.
+        scale_search: how scales are found; None for the least error at the output.
 
     Raises:
         UnstableHessianError: the Hessian can't be factorized.
     """
-    asked = scale_search or ScaleSearch.MSE
-    search = _search(asked, H.diagonal())
+    asked = scale_search or ScaleSearch.HESSIAN
     W = torch.cat([weight.float() for weight in weights.values()])
     rows = [len(weight) for weight in weights.values()]
-    best: Rounding | None = None
-    for order in ORDERS[act_order or ActOrder.AUTO]:
-        factor = factorize(H, order)
-        rounding = gptq(W, factor, grid, search)
-        if best is None or rounding.loss.sum() < best.loss.sum():
-            best, used = rounding, factor
-    if best is None:
-        raise ValueError("no order is tried")
+    tried = [_gptq(W, H, order, grid, asked) for order in ORDERS[act_order or ActOrder.AUTO]]
+    best, used = min(tried, key=lambda one: float(one[0].loss.sum()))
     energy = ((W @ H) * W).sum(dim=1)
     return [
         RoundedLinear(
@@ -130,16 +123,21 @@ def gptq_linears(
             LinearNote(
                 name,
                 relative_error=_ratio(lost, there),
-                damping=used.damping,
-                dead_columns=used.dead_columns,
-                act_order=used.order.value,
                 scale_search=asked.value,
+                **used,
             ),
         )
         for name, quantized, lost, there in zip(
             weights, best.quantized.split(rows), torch.split(best.loss, rows), torch.split(energy, rows), strict=True
         )
     ]
+
+
+def _gptq(W: Tensor, H: Tensor, order: Order, grid: Grid, asked: ScaleSearch) -> tuple[Rounding, dict[str, Any]]:
+    """Round in one order. Of the factor, which is as large as H, only the notes outlast this."""
+    factor = factorize(H, order)
+    told = {"damping": factor.damping, "dead_columns": int(factor.dead.sum()), "act_order": factor.order.value}
+    return gptq(W, factor, grid, _search(asked, factor.cost)), told
 
 
 def _search(asked: ScaleSearch, importance: Tensor | None) -> Search:

@@ -35,6 +35,7 @@ The fold is exact but for float32 rounding, about 1e-7 of each product, which gr
 beside the input. A gain that is rounded to bfloat16 and not made good moves it by 1e-3.
 """
 
+_SMALLEST = torch.finfo(torch.float32).tiny
 _WAY_OF = {Method.AWQ: Way.AWQ, Method.SMOOTHQUANT: Way.SMOOTHQUANT}
 _OFFSETS = {Producer.NORM: 0.0, Producer.NORM_OF_ONE_PLUS: 1.0}
 
@@ -217,14 +218,15 @@ class _Place:
     def error_of(self, call: Call) -> Callable[[Tensor], float]:
         """A function that tells what is left at the parent's output with some scales, as a share of that output."""
         reference = call.output.float()
-        size = float(reference.square().sum())
+        size = max(float(self.walk.ranks.sum(reference.square().sum(dtype=torch.float64))), _SMALLEST)
         block = self.walk.stream.blocks[self.index]
 
         def error(scale: Tensor) -> float:
             columns = self.columns(self.fold(scale).scale)
             weights = {name: self._rounded_weight(name, columns, reference=call.output) for name in self.rounded}
             output = replay(block, self.edge.parent, call, weights, self._reader(columns))
-            return float((output.float() - reference).square_().sum()) / max(size, torch.finfo(torch.float32).tiny)
+            lost = (output.float() - reference).square_().sum(dtype=torch.float64)
+            return float(self.walk.ranks.sum(lost)) / size
 
         return error
 
@@ -248,12 +250,12 @@ class _Place:
 
 
 def _search_awq(place: _Place, calls: Mapping[str, Call]) -> Smoothing:
-    activity = calls[place.edge.consumers[0]].tokens.float().abs().mean(dim=0)
+    activity = place.walk.ranks.sum(calls[place.edge.consumers[0]].tokens.float().abs().mean(dim=0))
     return awq(place.tied(activity, lambda heads: heads.mean(dim=1)), place.error_of(calls[place.edge.parent]))
 
 
 def _search_smoothquant(place: _Place, calls: Mapping[str, Call]) -> Smoothing:
-    activity = calls[place.edge.consumers[0]].tokens.float().abs().amax(dim=0)
+    activity = place.walk.ranks.max(calls[place.edge.consumers[0]].tokens.float().abs().amax(dim=0))
     largest = [place.tensors[place.name(name)].float().abs().amax(dim=0) for name in place.edge.consumers]
     weights = torch.stack(largest).amax(dim=0)
     activity, weights = (place.tied(values, lambda heads: heads.amax(dim=1)) for values in (activity, weights))

@@ -219,13 +219,26 @@ def test_gptq_gives_the_textbooks_codes(*, rows, columns, group, order, weighed,
     W, H = weights(rows, columns), hessian(tokens(3 * columns, columns))
     before = W.clone()
     factor, grid = factorize(H, order), Grid(4, group, torch.float32, symmetric)
-    search = Search(importance=H.diagonal() if weighed else None)
+    search = Search(importance=factor.cost if weighed else None)
     result = gptq(W, factor, grid, search).quantized
     # Float32 against float64: a weight that lies within rounding error of the middle between two codes may fall to the
     # other side, and those after it in its row follow, as do scales of groups. More than one in fifty would be another
     # algorithm.
     assert (result.codes != textbook(W, H, factor, grid, search)).float().mean() <= 0.02
     assert torch.equal(W, before)
+
+
+@ORDERS
+def test_a_columns_cost_is_the_least_that_a_step_in_it_adds_to_the_output_error(order):
+    """With the columns before it fixed and those after it free: 1 over its entry of the inverse of what remains."""
+    H = hessian(tokens(60, 12))
+    factor = factorize(H, order)
+    damped = (H.double() + factor.added.double().diag())[factor.turns][:, factor.turns]
+    for turn in range(12):
+        rest = damped[turn:, turn:]
+        others = torch.linalg.solve(rest[1:, 1:], -rest[1:, 0]) if turn < 11 else rest[1:, 0]
+        step = torch.cat([torch.ones(1, dtype=torch.float64), others])
+        assert float(factor.cost[factor.turns[turn]]) == pytest.approx(float(step @ rest @ step), rel=1e-3)
 
 
 @ORDERS
@@ -276,7 +289,8 @@ def test_dead_columns_are_counted_and_rounded_to_the_nearest():
     W = weights(5, 64)
     factor, grid = factorize(hessian(X)), Grid(4, None, torch.float32)
     result = gptq(W, factor, grid).quantized
-    assert factor.dead_columns == 2
+    assert factor.dead.nonzero().flatten().tolist() == [3, 40]
+    assert factor.cost[[3, 40]].tolist() == [0, 0]
     assert torch.equal(result.codes[:, [3, 40]], rtn(W, grid).codes[:, [3, 40]])
 
 

@@ -49,6 +49,10 @@ REFUSED = {
         ["sample", "--calibration-samples", "many"],
         "argument --calibration-samples: 'many' is not a whole number from 1 to 100000",
     ),
+    "memory without a number": (
+        [*QUANTIZE, "--activation-memory", "lots"],
+        "argument --activation-memory: 'lots' is not a number of bytes such as 500M or 2Gi",
+    ),
     "an unknown kind of redaction": (
         ["sample", "--redact", "name"],
         "argument --redact: 'name' is not one of email, phone, card, ip",
@@ -129,6 +133,15 @@ def test_help_explains_every_option_and_its_default(name):
 def test_an_enum_is_read_in_any_case(spelling):
     arguments = build_parser().parse_args([*QUANTIZE, "--method", spelling, "--scheme", "w4A16"])
     assert (arguments.method.value, arguments.scheme.value) == ("GPTQ", "W4A16")
+
+
+AMOUNTS = {"0": 0, "1024": 1024, "3k": 3000, "500M": 500_000_000, "2Gi": 2_147_483_648, "1.5Ki": 1536, "0.1T": 10**11}
+
+
+@pytest.mark.parametrize(("text", "expected"), AMOUNTS.items())
+def test_bytes_are_read_as_kubernetes_writes_them(text, expected):
+    rtn = ("--method", "rtn", "--scheme", "w8a8")
+    assert build_parser().parse_args([*QUANTIZE, *rtn, "--activation-memory", text]).activation_memory == expected
 
 
 def test_plain_lines_come_every_few_seconds_and_at_the_end():

@@ -16,6 +16,7 @@ from saffron_api.failures import FailureReason, StageError
 from saffron_quantizer.checkpoint.formats.compressed_tensors import COMPRESSED_TENSORS
 from saffron_quantizer.checkpoint.formats.packing import pack, unpack
 from saffron_quantizer.checkpoint.formats.registry import quantization_of
+from saffron_quantizer.models import int8_linear
 from saffron_quantizer.models.int8_linear import Int8Linear, int8_matmul, quantize_per_token
 from saffron_quantizer.models.stream import ModelStream
 from saffron_quantizer.precision import Precision, precision_of
@@ -137,6 +138,20 @@ def test_int8_linear_is_the_integer_product_times_both_scales():
                 product = sum(a * b for a, b in zip(rounded, codes[row].tolist(), strict=True))
                 expected[batch, token, row] = product * step * scale[row].item() + bias[row].item()
     torch.testing.assert_close(layer(x), expected)
+
+
+@pytest.mark.parametrize("at_once", [1, 4, 11])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_number_of_tokens_at_once_changes_no_bit_and_no_input(at_once, dtype, monkeypatch):
+    torch.manual_seed(0)
+    layer = Int8Linear(33, 7, bias=True)
+    codes = torch.randint(-128, 128, (7, 33), dtype=torch.int8)
+    layer.load_state_dict({"weight": codes, "weight_scale": torch.rand(7, 1), "bias": torch.randn(7)}, assign=True)
+    x = torch.randn(11, 33).to(dtype)
+    before, expected = x.clone(), layer(x)
+    monkeypatch.setattr(int8_linear, "_TOKENS_AT_ONCE", at_once)
+    assert torch.equal(layer(x), expected)
+    assert torch.equal(x, before)
 
 
 def test_a_token_of_zeros_has_codes_of_zero():

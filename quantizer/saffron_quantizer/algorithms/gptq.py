@@ -9,6 +9,7 @@ good; as the file keeps groups of neighbours, all scales must then be found befo
 are, and finds a group's scales when its turn comes, from weights that carry the errors made so far.
 """
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 
@@ -47,7 +48,7 @@ class Factor:
         turns: [d] int64: the column that is quantized first, second and so on.
         added: [d] float32: what was added to the diagonal, columns as they are.
         damping: the share of the mean diagonal in it.
-        dead_columns: columns that were 0 in every token. Nothing is known of them, so they are rounded to nearest.
+        dead: [d] bool: columns that were 0 in every token. Nothing is known of them, so they are rounded to nearest.
     """
 
     U: Tensor
@@ -55,7 +56,18 @@ class Factor:
     turns: Tensor
     added: Tensor
     damping: float
-    dead_columns: int
+    dead: Tensor
+
+    @property
+    def cost(self) -> Tensor:
+        """What a squared error of each column costs at the output, [d] float32, columns as they are.
+
+        That is 1 / [H⁻¹]_qq of the columns that are left in q's turn (equation 2): less than the Hessian's diagonal, as
+        those to come make good what they can.
+        """
+        cost = torch.empty(len(self.turns))
+        cost[self.turns] = self.U.diagonal().square().reciprocal()
+        return torch.where(self.dead, 0.0, cost)
 
 
 @dataclass(frozen=True)
@@ -82,7 +94,7 @@ def factorize(H: Tensor, order: Order = Order.STATIC) -> Factor:
         UnstableHessianError: no damping helps.
     """
     diagonal = H.diagonal()
-    if not bool(torch.isfinite(H).all()):
+    if not _is_finite(H):
         raise UnstableHessianError("the Hessian holds NaN or infinity")
     dead = diagonal <= 0
     static = order is Order.STATIC
@@ -91,7 +103,7 @@ def factorize(H: Tensor, order: Order = Order.STATIC) -> Factor:
         added = torch.where(dead, 1.0 - diagonal, 0.0) + damping * diagonal.mean()
         U = _inverse_factor(H, added, turns)
         if U is not None:
-            return Factor(U, order, turns, added, damping, int(dead.sum()))
+            return Factor(U, order, turns, added, damping, dead)
     raise UnstableHessianError(f"no Cholesky factor even with a damping of {DAMPINGS[-1]} of the mean diagonal")
 
 
@@ -99,29 +111,39 @@ def _inverse_factor(H: Tensor, added: Tensor, turns: Tensor) -> Tensor | None:
     """The upper U with Uᵀ U = (H + diag(added))⁻¹ for reordered columns, or None if that is not positive definite.
 
     With J the reversal of all columns, J H J = L Lᵀ gives H = R Rᵀ with R = J L J upper triangular, so U = R⁻¹. That is
-    one factorization and one triangular inverse instead of two factorizations and a full inverse.
+    one factorization and one triangular inverse instead of two factorizations and a full inverse. Besides H, at most
+    two matrices of its size are there at once: that of a wide layer has half a gigabyte.
     """
     backwards = turns.flip(0)
-    damped = H[backwards][:, backwards]
+    damped = H[backwards[:, None], backwards]
     damped.diagonal().add_(added[backwards])
-    L, info = torch.linalg.cholesky_ex(damped)
+    info = torch.zeros((), dtype=torch.int32)
+    # LAPACK goes down columns, so it can work in the place of the transpose, which is the same matrix.
+    torch.linalg.cholesky_ex(damped.T, out=(damped.T, info))
     if int(info) != 0:
         return None
-    U = _triangular_inverse(L.flip(0, 1))
-    return U if bool(torch.isfinite(U).all()) else None
+    U = damped.T.flip(0, 1)
+    del damped
+    _invert_triangle(U)
+    return U if _is_finite(U) else None
 
 
-def _triangular_inverse(R: Tensor) -> Tensor:
-    """The inverse of an upper triangle, mostly by products: [[A, B], [0, C]]⁻¹ = [[A⁻¹, -A⁻¹ B C⁻¹], [0, C⁻¹]]."""
+def _invert_triangle(R: Tensor) -> None:
+    """Invert an upper triangle in its place: [[A, B], [0, C]]⁻¹ = [[A⁻¹, -A⁻¹ B C⁻¹], [0, C⁻¹]], mostly by products."""
     if len(R) <= _SMALL:
-        solved: Tensor = torch.linalg.solve_triangular(R, torch.eye(len(R)), upper=True)
-        return solved
+        R.copy_(torch.linalg.solve_triangular(R, torch.eye(len(R)), upper=True))
+        return
     half = len(R) // 2
-    first, second = _triangular_inverse(R[:half, :half]), _triangular_inverse(R[half:, half:])
-    inverse = torch.zeros_like(R)
-    inverse[:half, :half], inverse[half:, half:] = first, second
-    inverse[:half, half:] = -(first @ R[:half, half:] @ second)
-    return inverse
+    _invert_triangle(R[:half, :half])
+    _invert_triangle(R[half:, half:])
+    B = R[:half, half:]
+    B.copy_((R[:half, :half] @ B @ R[half:, half:]).neg_())
+
+
+def _is_finite(matrix: Tensor) -> bool:
+    """Whether a matrix has neither NaN nor infinity; NaN wins over every number in both ends."""
+    low, high = torch.aminmax(matrix)
+    return math.isfinite(float(low)) and math.isfinite(float(high))
 
 
 def gptq(W: Tensor, factor: Factor, grid: Grid, search: Search = LEAST_SQUARES) -> Rounding:

@@ -1,6 +1,7 @@
 """`saffron quantize`: make a checkpoint."""
 
 import argparse
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,14 @@ from typing import TYPE_CHECKING
 from saffron_api.candidate import command_line
 from saffron_api.results import QuantizeResult, Stage
 from saffron_quantizer.cli.candidate import add_candidate, candidate_of
-from saffron_quantizer.cli.options import add_hash_cache, add_model, add_output, add_sequences, whole_number
+from saffron_quantizer.cli.options import (
+    add_hash_cache,
+    add_model,
+    add_output,
+    add_sequences,
+    quantity_of_bytes,
+    whole_number,
+)
 from saffron_quantizer.cli.outcome import run_stage
 from saffron_quantizer.cli.progress import duration, shown_progress
 from saffron_quantizer.cli.subcommand import add_command
@@ -64,6 +72,14 @@ def add_to(commands: "Commands") -> None:
         metavar="DIR",
         help="folder that remembers the result, so that a second run only reports it (default: none)",
     )
+    parser.add_argument(
+        "--activation-memory",
+        type=quantity_of_bytes,
+        metavar="BYTES",
+        help="activations beyond so many bytes, as 2Gi, are kept in a file in --work, or else in the checkpoint's "
+        "folder, instead of in memory; it changes the time and no bit of the checkpoint (default: half of the memory "
+        "that is free and that the weights do not need)",
+    )
     add_output(parser)
 
 
@@ -74,11 +90,17 @@ def _work(arguments: argparse.Namespace) -> Outcome:
     # Torch takes seconds that --help need not wait for.
     from saffron_quantizer.atomic import private_folder  # noqa: PLC0415
     from saffron_quantizer.checkpoint.identity import FolderGuard, model_digest  # noqa: PLC0415
+    from saffron_quantizer.progress import ignore  # noqa: PLC0415
     from saffron_quantizer.quantize import quantize  # noqa: PLC0415
+    from saffron_quantizer.ranks import joined  # noqa: PLC0415
 
     if arguments.work is not None:
         private_folder(arguments.work)
-    with FolderGuard(arguments.model, hash_cache=arguments.hash_cache), shown_progress(sys.stderr) as progress:
+    with (
+        joined(os.environ) as ranks,
+        FolderGuard(arguments.model, hash_cache=arguments.hash_cache),
+        shown_progress(sys.stderr) as progress,
+    ):
         result = quantize(
             model=arguments.model,
             sequences=_calibration(arguments) if spec.needs_calibration else None,
@@ -88,7 +110,9 @@ def _work(arguments: argparse.Namespace) -> Outcome:
             work=arguments.work,
             model_digest=arguments.model_digest or model_digest(arguments.model, hash_cache=arguments.hash_cache),
             data_digest=None,
-            progress=progress,
+            progress=progress if ranks.is_first else ignore,
+            activation_memory=arguments.activation_memory,
+            ranks=ranks,
         )
     return Outcome(result, _text(result))
 

@@ -18,6 +18,7 @@ from saffron_quantizer.checkpoint.reader import CheckpointReader
 from saffron_quantizer.data.sequences import TokenSequence, sequences_digest
 from saffron_quantizer.evaluation.baseline import BaselineRequest, original_hidden, read_baseline
 from saffron_quantizer.evaluation.bootstrap import SEED, resamples_for
+from saffron_quantizer.evaluation.distributions import comparable, compare_distributions
 from saffron_quantizer.evaluation.divergence import Scored, TokenFigures, compare_tokens
 from saffron_quantizer.evaluation.figures import exact_figure, measured_figures, perplexity, sum_by_unit
 from saffron_quantizer.evaluation.hidden import scored_hidden
@@ -36,7 +37,7 @@ class EvaluateRequest:
         model_digest: of the original.
         candidate: folder of a checkpoint that we wrote.
         sequences: the gate set, as made by `limit_scored`.
-        baseline: folder of the original's states; None to compute them here.
+        baseline: folder of what `baseline` wrote; None to compute the original's states here.
         confidence: level of each one-sided bound.
     """
 
@@ -115,11 +116,13 @@ def _settings(request: EvaluateRequest, manifest: Any) -> Settings:  # noqa: ANN
 
 def _measure(request: EvaluateRequest, candidate: ModelStream, progress: ProgressSink) -> tuple[TokenFigures, Timings]:
     begun = time.monotonic()
-    original = ModelStream.open(request.original)
+    stream = ModelStream.open(request.original)
+    base = None
     if request.baseline is None:
-        states = original_hidden(original, request.sequences, progress).states
+        original = Scored(stream, original_hidden(stream, request.sequences, progress).states)
     else:
-        states = read_baseline(request.baseline, BaselineRequest(request.model_digest, request.sequences))
+        base = read_baseline(request.baseline, BaselineRequest(request.model_digest, request.sequences))
+        original = Scored(stream, base.states)
     original_done = time.monotonic()
     hidden = scored_hidden(
         candidate,
@@ -130,12 +133,11 @@ def _measure(request: EvaluateRequest, candidate: ModelStream, progress: Progres
     )
     candidate_done = time.monotonic()
     # Both are rounded alike, so that a candidate which equals its original has a divergence of 0.
-    figures = compare_tokens(
-        Scored(original, states),
-        Scored(candidate, hidden.states.to(states.dtype)),
-        hidden.targets,
-        progress=progress,
-    )
+    scored = Scored(candidate, hidden.states.to(original.states.dtype))
+    if base is not None and comparable(base.distributions, original, scored):
+        figures = compare_distributions(base.distributions, original, scored, hidden.targets, progress=progress)
+    else:
+        figures = compare_tokens(original, scored, hidden.targets, progress=progress)
     timings = Timings(
         original=round(original_done - begun, 1),
         candidate=round(candidate_done - original_done, 1),

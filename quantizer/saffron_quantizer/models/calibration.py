@@ -2,8 +2,10 @@
 
 Each linear is calibrated on what it reads once those before it are quantized, so the block runs anew up to each one.
 What a run has computed before it comes to the first linear that is not quantized yet does not change any more. So the
-outputs of the block's parts (norms, attention, MLP) are kept, if there is room, and so is what the last linear of a
-sublayer reads: no later run computes them again, attention above all.
+outputs of the block's parts (norms, attention, MLP) are kept, and so is what the last linear of a sublayer reads: no
+later run computes them again, attention above all.
+
+Where several processes share the sequences, each runs its own, and sums are added up over all of them.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,12 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from saffron_quantizer.algorithms.hessian import add_to_gram, empty_gram
+from saffron_quantizer.models.activations import Shelf
 from saffron_quantizer.models.architectures import Sublayer
 from saffron_quantizer.models.compute import products_in_bfloat16
 from saffron_quantizer.models.stream import Walk
-
-KEEP_BYTES = 1 << 30
-"""Room for what one block keeps of all sequences. It changes the time and no bit of the result."""
 
 
 class _EnoughError(Exception):
@@ -36,13 +36,14 @@ class BlockCalibration:
         self._block = walk.stream.blocks[index]
         self._sublayers = walk.stream.architecture.sublayers
         self._batch = 0
-        self._room = KEEP_BYTES
-        self._inputs: dict[tuple[str, int], Tensor] = {}  # by sublayer and batch, of its last linear
-        self._outputs: dict[tuple[str, int], Any] = {}  # by part and batch
+        count = len(walk.batches)
+        self._inputs = {sublayer.module: walk.memory.shelf(count) for sublayer in self._sublayers}  # of its last linear
+        self._outputs = {part: walk.memory.shelf(count) for part, _ in self._block.named_children()}
+        self._pairs: set[str] = set()  # parts whose output is a pair of a tensor and None
 
     @property
     def tokens(self) -> int:
-        """Tokens that each linear reads."""
+        """Tokens that each linear reads, those of all ranks."""
         return self._walk.tokens
 
     def gram(self, linear: str) -> Tensor:
@@ -52,7 +53,7 @@ class BlockCalibration:
             linear: its name inside the block.
 
         Returns:
-            The raw sum, lower triangle of [d, d] float32.
+            The raw sum over the tokens of all ranks, lower triangle of [d, d] float32.
         """
         gram = empty_gram(self._columns(linear))
 
@@ -61,7 +62,7 @@ class BlockCalibration:
                 add_to_gram(x, gram)
 
         self._listen(linear, add)
-        return gram
+        return self._walk.ranks.sum(gram)
 
     def squares(self, linear: str) -> Tensor:
         """As `gram`, but its diagonal only, [d] float32."""
@@ -71,7 +72,7 @@ class BlockCalibration:
             squares.add_(x.float().square_().sum(dim=0))
 
         self._listen(linear, add)
-        return squares
+        return self._walk.ranks.sum(squares)
 
     @torch.no_grad()
     def advance(self) -> None:
@@ -89,8 +90,8 @@ class BlockCalibration:
             real = self._walk.batches[self._batch].real
             x = args[0]  # [rows, padded length, d]
             take(x.flatten(0, 1) if bool(real.all()) else x[real])
-            if sublayer is not None and self._takes_room(x):
-                self._inputs[sublayer.module, self._batch] = x
+            if sublayer is not None:
+                self._inputs[sublayer.module][self._batch] = x
             raise _EnoughError
 
         handle = self._block.get_submodule(linear).register_forward_pre_hook(listen)
@@ -110,35 +111,31 @@ class BlockCalibration:
             return self._walk.run(self._index, number)
 
     def _keep(self, part: str, output: object) -> None:
-        key = part, self._batch
-        if key not in self._outputs and self._takes_room(output):
-            self._outputs[key] = output
-            spare = self._inputs.pop(key, None)
-            self._room += 0 if spare is None else spare.nbytes
+        """Keep a part's output, unless it is more than a tensor."""
+        if self._batch in self._outputs[part]:
+            return
+        if isinstance(output, tuple) and all(other is None for other in output[1:]):
+            self._pairs.add(part)
+            (output, *_) = output
+        if isinstance(output, Tensor):
+            self._outputs[part][self._batch] = output
+            if part in self._inputs:
+                self._inputs[part].clear(self._batch)
 
     def _drop(self, number: int) -> None:
         """Forget what is kept of a batch."""
-        for kept in (self._inputs, self._outputs):
-            for key in [key for key in kept if key[1] == number]:
-                del kept[key]
+        for kept in (*self._inputs.values(), *self._outputs.values()):
+            kept.clear(number)
 
     def _shortcuts(self, number: int) -> dict[str, Callable[..., Any]]:
         """What stands in for parts of the block: an output, or the last linear of a sublayer on what it reads."""
         found = {
-            sublayer.module: _last_alone(self._block.get_submodule(sublayer.last), sublayer, kept)
+            sublayer.module: _last_alone(self._block.get_submodule(sublayer.last), sublayer, kept, number)
             for sublayer in self._sublayers
-            if (kept := self._inputs.get((sublayer.module, number))) is not None
+            if number in (kept := self._inputs[sublayer.module])
         }
-        return found | {part: _always(output) for (part, batch), output in self._outputs.items() if batch == number}
-
-    def _takes_room(self, output: object) -> bool:
-        """Whether there is room for an output, which is then taken."""
-        tensors = output if isinstance(output, tuple) else (output,)
-        need = sum(tensor.nbytes for tensor in tensors if isinstance(tensor, Tensor))
-        if need > self._room:
-            return False
-        self._room -= need
-        return True
+        known = {part: kept for part, kept in self._outputs.items() if number in kept}
+        return found | {part: _known(kept, number, pair=part in self._pairs) for part, kept in known.items()}
 
     def _columns(self, linear: str) -> int:
         return self._block.get_submodule(linear).get_parameter("weight").shape[1]
@@ -172,12 +169,13 @@ def _shortened(block: nn.Module, shortcuts: dict[str, Callable[..., Any]]) -> It
             del module.forward
 
 
-def _always(output: object) -> Callable[..., Any]:
-    return lambda *_, **__: output
+def _known(kept: Shelf, number: int, *, pair: bool) -> Callable[..., Any]:
+    return lambda *_, **__: (kept[number], None) if pair else kept[number]
 
 
-def _last_alone(last: nn.Module, sublayer: Sublayer, x: Tensor) -> Callable[..., Any]:
+def _last_alone(last: nn.Module, sublayer: Sublayer, kept: Shelf, number: int) -> Callable[..., Any]:
     def forward(*_: object, **__: object) -> object:
-        return (last(x), None) if sublayer.gives_attention_weights else last(x)
+        output = last(kept[number])
+        return (output, None) if sublayer.gives_attention_weights else output
 
     return forward

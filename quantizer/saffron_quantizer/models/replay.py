@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from saffron_quantizer.models.batches import Batch
 from saffron_quantizer.models.stream import ModelStream, Walk
+from saffron_quantizer.ranks import Ranks
 
 SEARCH_TOKENS = 4096
 """Tokens that a search looks at. Part of what fixes the bytes."""
@@ -49,11 +50,13 @@ class Sample:
         stream: the model.
         batch: the sequences, all of one length.
         states: what the block reads, [rows, length, hidden].
+        ranks: the processes that search together, each in its own sample.
     """
 
     stream: ModelStream
     batch: Batch
     states: Tensor
+    ranks: Ranks
 
     def run(self, index: int) -> Tensor:
         """The output of block `index`, which is loaded."""
@@ -79,7 +82,7 @@ def take_sample(walk: Walk) -> Sample:
     taken = [long_enough[index * len(long_enough) // count] for index in range(count)]
     tokens = torch.stack([walk.batches[number].tokens[row, :length] for _, number, row, _ in taken])
     states = torch.stack([walk.states[number][row, :length] for _, number, row, _ in taken])
-    return Sample(walk.stream, Batch(tuple(range(count)), (length,) * count, tokens), states)
+    return Sample(walk.stream, Batch(tuple(range(count)), (length,) * count, tokens), states, walk.ranks)
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """A model's modules without its weights: transformers' own classes, into which weights are put block by block."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -76,32 +77,47 @@ class Skeleton:
             if name != f"{self.architecture.head}.weight" or not config.tie_word_embeddings:
                 source.require(name, tuple(parameter.shape))
 
-    def load_block(self, index: int) -> nn.Module:
-        """Put a block's weights into its modules and return it. `unload` gives the memory back."""
-        return self._load(self.blocks[index], self.architecture.block(index))
+    def read_block(self, index: int) -> dict[str, Tensor]:
+        """Read what a block computes with, by the names in the checkpoint."""
+        prefix = self.architecture.block(index)
+        names = [f"{prefix}.{name}" for name, _ in self.blocks[index].named_parameters()]
+        return {name: self._computed(name, self._source.read(name)) for name in names}
+
+    def load_block(self, index: int, tensors: Mapping[str, Tensor]) -> nn.Module:
+        """Put a block's weights into its modules and return it. `unload` gives the memory back.
+
+        Args:
+            index: of the block.
+            tensors: at least what `read_block` gives, as stored or as computed with.
+        """
+        return self._load(self.blocks[index], self.architecture.block(index), tensors.__getitem__)
 
     def load_embedding(self) -> nn.Module:
         """Put its weights into the token embedding and return it."""
-        return self._load(self.model.get_submodule(self.architecture.embedding), self.architecture.embedding)
+        name = self.architecture.embedding
+        return self._load(self.model.get_submodule(name), name, self._source.read)
 
     def load_final_norm(self) -> nn.Module:
         """Put its weights into the norm after the last block and return it."""
-        return self._load(self.model.get_submodule(self.architecture.final_norm), self.architecture.final_norm)
+        name = self.architecture.final_norm
+        return self._load(self.model.get_submodule(name), name, self._source.read)
 
     def read_head(self) -> Tensor:
         """Read the output projection, [vocabulary, hidden]: its own, or the embedding where they are tied."""
         name = self.architecture.embedding if self.config.tie_word_embeddings else self.architecture.head
         return self._source.read(f"{name}.weight").to(self.dtype)
 
-    def _load(self, module: nn.Module, prefix: str) -> nn.Module:
+    def _load(self, module: nn.Module, prefix: str, read: Callable[[str], Tensor]) -> nn.Module:
         """Read each parameter of a module by its name in the checkpoint."""
-        state = {}
-        for name, _ in module.named_parameters():
-            tensor = self._source.read(f"{prefix}.{name}")
-            exact = name.endswith("weight_scale") or not tensor.is_floating_point()
-            state[name] = tensor if exact else tensor.to(self.dtype)
+        names = {name: f"{prefix}.{name}" for name, _ in module.named_parameters()}
+        state = {name: self._computed(stored, read(stored)) for name, stored in names.items()}
         module.load_state_dict(state, strict=False, assign=True)
         return module.requires_grad_(requires_grad=False)
+
+    def _computed(self, name: str, tensor: Tensor) -> Tensor:
+        """A parameter in the type that it is computed in."""
+        exact = name.endswith("weight_scale") or not tensor.is_floating_point()
+        return tensor if exact else tensor.to(self.dtype)
 
 
 def unload(module: nn.Module) -> None:
