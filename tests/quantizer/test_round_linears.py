@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from saffron_api.candidate import ActOrder, ScaleSearch, Scheme
+from saffron_api.candidate import ActOrder, ScaleSearch
 from saffron_quantizer.algorithms.hessian import hessian_finish
-from saffron_quantizer.precision import Precision
+from saffron_quantizer.algorithms.quantized import Grid
 from saffron_quantizer.round_linears import gptq_linears, rtn_linears
 
-W4 = Precision(Scheme.W4A16, 32)
+W4 = Grid(4, 32, torch.float32)
 
 
 def inputs(seed, columns=64):
