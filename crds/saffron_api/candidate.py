@@ -258,9 +258,9 @@ class CandidateSpec(ApiModel):
     )
     act_order: ActOrder | None = Field(
         default=None,
-        description="GPTQ's order of columns. Static: the most active first, all scales up front. None: as they are, "
-        "each group's scales from weights that already carry the errors before it. Auto (used where none is given): "
-        "for each linear the one that leaves less error.",
+        description="GPTQ's order of columns. Static (used where none is given): the most active first, all scales up "
+        "front. None: as they are, each group's scales from weights that already carry the errors before it. Auto: for "
+        "each input the one that leaves less error.",
     )
     scale_search: ScaleSearch | None = Field(
         default=None,

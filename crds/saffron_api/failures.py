@@ -63,6 +63,7 @@ class FailureReason(StrEnum):
     ROWS_UNSUPPORTED = "RowsUnsupported"
     NUMERICALLY_UNSTABLE = "NumericallyUnstable"
     RANGE_EMPTY = "RangeEmpty"
+    SMOOTHING_INEXACT = "SmoothingInexact"
     RANKS_DIFFER = "RanksDiffer"
 
 
@@ -181,6 +182,10 @@ FAILURES: dict[FailureReason, _Entry] = {
         ExitCode.UNSUPPORTED,
         "Nothing but zeros reached {subject} in the calibration set, so it can't be measured; use more calibration "
         "samples, or FP8 in the place of FP8Static.",
+    ),
+    FailureReason.SMOOTHING_INEXACT: _Entry(
+        ExitCode.UNSUPPORTED,
+        "Smoothing would change what {subject} computes; use RTN, or GPTQ without smoothing, and please report it.",
     ),
     FailureReason.RANKS_DIFFER: _Entry(
         ExitCode.UNSUPPORTED,

@@ -1,22 +1,33 @@
 """One block of a model, quantized: its stored tensors, and what was learnt on the way."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 
 from saffron_api.candidate import Method, ScaleSearch
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
+from saffron_quantizer.algorithms.awq import group_gram
 from saffron_quantizer.algorithms.gptq import UnstableHessianError
 from saffron_quantizer.algorithms.hessian import hessian_finish
 from saffron_quantizer.algorithms.quantized import Grid, Quantized
 from saffron_quantizer.checkpoint.exactness import stored_exactly
 from saffron_quantizer.fixed_scales import measure_fixed_scales
 from saffron_quantizer.models.calibration import BlockCalibration
+from saffron_quantizer.models.edges import SMOOTHABLE
 from saffron_quantizer.models.stream import Walk
 from saffron_quantizer.plan import Plan
-from saffron_quantizer.round_linears import LinearNote, RoundedLinear, fp8_linears, gptq_linears, rtn_linears
+from saffron_quantizer.round_linears import (
+    LinearNote,
+    RoundedLinear,
+    awq_linears,
+    fp8_linears,
+    gptq_linears,
+    rtn_linears,
+)
+from saffron_quantizer.smooth_block import EdgeNote, smooth_block, smoothing_of
 
 
 @dataclass(frozen=True)
@@ -29,6 +40,7 @@ class BlockNotes:
         dead_columns: inputs that were 0 in every token, counted once for linears that share them.
         all_token_experts: experts that saw so few tokens that they were calibrated on all tokens of their mixture.
         linears: what was learnt of each linear, in the order in which they are computed.
+        edges: how the block was smoothed.
     """
 
     modules: int
@@ -36,6 +48,7 @@ class BlockNotes:
     dead_columns: int = 0
     all_token_experts: int = 0
     linears: tuple[LinearNote, ...] = ()
+    edges: tuple[EdgeNote, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
@@ -44,7 +57,9 @@ class BlockNotes:
     @classmethod
     def from_json(cls, told: Mapping[str, Any]) -> Self:
         """From what `to_json` gave."""
-        return cls(**{**told, "linears": tuple(LinearNote(**linear) for linear in told["linears"])})
+        linears = tuple(LinearNote(**linear) for linear in told["linears"])
+        edges = tuple(EdgeNote(**edge) for edge in told["edges"])
+        return cls(**{**told, "linears": linears, "edges": edges})
 
 
 @dataclass(frozen=True)
@@ -74,7 +89,8 @@ def round_block(plan: Plan, index: int, tensors: dict[str, Tensor]) -> Quantized
         if name not in plan.precisions:
             continue
         linear = name.removeprefix(f"{plan.architecture.block(index)}.").removesuffix(".weight")
-        (found,) = _to_nearest(plan, index, {linear: tensors.pop(name)}, importance=None)
+        W = tensors.pop(name)
+        (found,) = _to_nearest(plan, {linear: W}, name, W.dtype, importance=None)
         stored |= store(plan, {name: found.quantized})
         notes.append(found.note)
     return QuantizedBlock(stored | tensors, BlockNotes(len(notes), linears=tuple(notes)))
@@ -83,8 +99,9 @@ def round_block(plan: Plan, index: int, tensors: dict[str, Tensor]) -> Quantized
 def calibrate_block(plan: Plan, index: int, walk: Walk, tensors: dict[str, Tensor]) -> QuantizedBlock:
     """Quantize a loaded block by what its linears read, and take the walk past it.
 
-    Linears are taken in the order in which they are computed, and each is calibrated on what it reads once those before
-    it are quantized. At the end the block holds the dequantized weights.
+    It is smoothed first, where the candidate asks for that. Linears are then taken in the order in which they are
+    computed, and each is calibrated on what it reads once those before it are quantized. At the end the block holds the
+    dequantized weights.
 
     Args:
         plan: what becomes of each tensor.
@@ -93,16 +110,20 @@ def calibrate_block(plan: Plan, index: int, walk: Walk, tensors: dict[str, Tenso
         tensors: the block's, by name. Each is taken out once it is quantized, so that memory holds it no longer.
 
     Raises:
-        StageError: `NUMERICALLY_UNSTABLE` if a Hessian can't be factorized, `RANGE_EMPTY` if a scale can't be measured.
+        StageError: `NUMERICALLY_UNSTABLE` if a Hessian can't be factorized, `RANGE_EMPTY` if a scale can't be measured;
+            as `smooth_block`.
     """
     block = walk.stream.blocks[index]
+    dtypes = {name: tensor.dtype for name, tensor in tensors.items()}
+    inputs, edges = _smooth(plan, index, walk, tensors)
     stored: dict[str, Tensor] = {}
     groups: list[tuple[LinearNote, ...]] = []
     calibration = BlockCalibration(walk, index)
     for group in plan.groups[index]:
         if plan.weight(index, group[0]) not in plan.precisions:
             continue  # ignored, and so are all of its group
-        rounded = _round_group(plan, index, group, tensors, calibration)
+        weights = {linear: tensors[plan.weight(index, linear)] for linear in group}
+        rounded = _ROUNDINGS[plan.spec.method](_Group(plan, index, weights, dtypes, inputs, walk, calibration))
         found = {plan.weight(index, each.note.name): each.quantized for each in rounded}
         put_weights(block, plan, index, {name: each.dequantize() for name, each in found.items()})
         stored |= store(plan, found)
@@ -110,52 +131,124 @@ def calibrate_block(plan: Plan, index: int, walk: Walk, tensors: dict[str, Tenso
             del tensors[name]
         few = calibration.sees_few(group[0])
         groups.append(tuple(replace(each.note, all_tokens=few) for each in rounded))
-        del rounded, found
+        del rounded, found, weights
     if plan.fixed_scales(index):
         stored |= measure_fixed_scales(plan, index, walk)
     else:
         calibration.advance()
-    notes = BlockNotes(
+    return QuantizedBlock(stored | tensors, _notes(groups, edges))
+
+
+def _smooth(
+    plan: Plan, index: int, walk: Walk, tensors: dict[str, Tensor]
+) -> tuple[Mapping[str, Tensor], tuple[EdgeNote, ...]]:
+    """Smooth a loaded block and its tensors where the candidate asks for it.
+
+    Returns:
+        For the first linear of each input group what it reads of some tokens, and a note of each edge; both empty
+        where nothing is smoothed.
+    """
+    way = smoothing_of(plan.spec)
+    if way is None:
+        return {}, ()
+    smoothed = smooth_block(plan, index, walk, tensors, way=way)
+    put_weights(walk.stream.blocks[index], plan, index, smoothed.tensors)
+    tensors.update(smoothed.tensors)
+    return smoothed.inputs, smoothed.notes
+
+
+def _notes(groups: list[tuple[LinearNote, ...]], edges: tuple[EdgeNote, ...]) -> BlockNotes:
+    return BlockNotes(
         modules=sum(map(len, groups)),
-        max_damping=max(group[0].damping or 0.0 for group in groups),
+        max_damping=max((group[0].damping or 0.0 for group in groups), default=0.0),
         dead_columns=sum(group[0].dead_columns or 0 for group in groups),
         all_token_experts=len({group[0].name.rpartition(".")[0] for group in groups if group[0].all_tokens}),
         linears=tuple(note for group in groups for note in group),
+        edges=edges,
     )
-    return QuantizedBlock(stored | tensors, notes)
 
 
-def _round_group(
-    plan: Plan, index: int, group: Sequence[str], tensors: Mapping[str, Tensor], calibration: BlockCalibration
-) -> list[RoundedLinear]:
-    """Quantize linears that read one input."""
-    weights = {linear: tensors[plan.weight(index, linear)] for linear in group}
-    spec = plan.spec
-    if spec.method is Method.RTN:
-        by_activity = spec.scale_search is ScaleSearch.HESSIAN
-        return _to_nearest(plan, index, weights, calibration.squares(group[0]) if by_activity else None)
-    gram = calibration.gram(group[0])
+@dataclass(frozen=True)
+class _Group:
+    """Linears of a block that read one input, about to be rounded.
+
+    Attributes:
+        plan: of the model.
+        index: of the block.
+        weights: [R, d] each, by the linear's name inside the block; float32 where they were smoothed.
+        dtypes: what the block's weights are stored in, by name.
+        inputs: what the first linear of each input group reads of some tokens, where the block was smoothed.
+        walk: that stands before the block.
+        calibration: its runs over the calibration set.
+    """
+
+    plan: Plan
+    index: int
+    weights: Mapping[str, Tensor]
+    dtypes: Mapping[str, torch.dtype]
+    inputs: Mapping[str, Tensor]
+    walk: Walk
+    calibration: BlockCalibration
+
+    @property
+    def first(self) -> str:
+        """The linear at which the input is taken."""
+        return next(iter(self.weights))
+
+    @property
+    def name(self) -> str:
+        """The full name of the first weight; all of a group have one precision."""
+        return self.plan.weight(self.index, self.first)
+
+    @property
+    def grid(self) -> Grid:
+        """What the weights are rounded to."""
+        return self.plan.grid(self.name, self.dtypes[self.name])
+
+
+def _by_rtn(group: _Group) -> list[RoundedLinear]:
+    by_activity = group.plan.spec.scale_search is ScaleSearch.HESSIAN
+    importance = group.calibration.squares(group.first) if by_activity else None
+    return _to_nearest(group.plan, group.weights, group.name, group.dtypes[group.name], importance)
+
+
+def _by_gptq(group: _Group) -> list[RoundedLinear]:
+    gram = group.calibration.gram(group.first)
     H = hessian_finish(gram.sum, gram.tokens)
+    spec = group.plan.spec
     try:
-        return gptq_linears(weights, H, _grid(plan, index, weights), spec.act_order, spec.scale_search)
+        return gptq_linears(group.weights, H, group.grid, spec.act_order, spec.scale_search)
     except UnstableHessianError as error:
-        subject = subject_of(plan.weight(index, group[0]))
+        subject = subject_of(group.plan.weight(group.index, group.first))
         raise StageError(Failure(reason=FailureReason.NUMERICALLY_UNSTABLE, subject=subject)) from error
 
 
 def _to_nearest(
-    plan: Plan, index: int, weights: Mapping[str, Tensor], importance: Tensor | None
+    plan: Plan, weights: Mapping[str, Tensor], name: str, dtype: torch.dtype, importance: Tensor | None
 ) -> list[RoundedLinear]:
-    """Round linears of one precision, by their names inside the block, each weight for itself."""
-    if all(plan.precisions[plan.weight(index, linear)].is_floating for linear in weights):
+    """Round linears that have the precision and the stored type of the weight `name`, each weight for itself."""
+    if plan.precisions[name].is_floating:
         return fp8_linears(weights)
-    return rtn_linears(weights, _grid(plan, index, weights), plan.spec.scale_search, importance=importance)
+    return rtn_linears(weights, plan.grid(name, dtype), plan.spec.scale_search, importance=importance)
 
 
-def _grid(plan: Plan, index: int, weights: Mapping[str, Tensor]) -> Grid:
-    """What linears of one precision are rounded to."""
-    (grid,) = {plan.grid(plan.weight(index, linear), W.dtype) for linear, W in weights.items()}
-    return grid
+def _by_awq(group: _Group) -> list[RoundedLinear]:
+    unclipped = SMOOTHABLE[group.plan.architecture.model_type].unclipped
+    gram = group.walk.ranks.sum(group_gram(group.inputs[group.first], group.grid.group_size))
+    return awq_linears(group.weights, gram, group.grid, unclipped=unclipped)
+
+
+def _by_smoothquant(group: _Group) -> list[RoundedLinear]:
+    return rtn_linears(group.weights, group.grid, ScaleSearch.MSE)
+
+
+_ROUNDINGS: Mapping[Method, Callable[[_Group], list[RoundedLinear]]] = {
+    Method.RTN: _by_rtn,
+    Method.GPTQ: _by_gptq,
+    Method.AWQ: _by_awq,
+    Method.SMOOTHQUANT: _by_smoothquant,
+}
+"""How each method rounds linears once the block is smoothed."""
 
 
 def store(plan: Plan, quantized: Mapping[str, Quantized]) -> dict[str, Tensor]:

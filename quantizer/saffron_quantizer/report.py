@@ -69,6 +69,15 @@ class LinearRow(ApiModel):
     )
 
 
+class EdgeRow(ApiModel):
+    """How the channels between a producer and its consumers were smoothed."""
+
+    producer: str = Field(description="Its path in the block, as input_layernorm.")
+    exponent: float | None = Field(description="AWQ's or SmoothQuant's alpha; None where no scales were best.")
+    largest_scale: float
+    error: float = Field(description="What is left of the error that rounding causes without scales.")
+
+
 class LayerRow(ApiModel):
     """What quantizing one block took."""
 
@@ -78,6 +87,7 @@ class LayerRow(ApiModel):
     dead_columns: int
     all_token_experts: int = Field(default=0, description="Experts that were sent too few tokens for themselves.")
     linears: list[LinearRow] = Field(default_factory=list)
+    edges: list[EdgeRow] = Field(default_factory=list)
 
 
 class Timings(ApiModel):

@@ -1,6 +1,6 @@
 """Linears that read one input, rounded as a candidate asks for, and what is told of each."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from saffron_api.candidate import ActOrder, ScaleSearch
+from saffron_quantizer.algorithms.awq import clipped
 from saffron_quantizer.algorithms.fp8 import fp8
 from saffron_quantizer.algorithms.gptq import Order, Rounding, factorize, gptq
 from saffron_quantizer.algorithms.quantized import Grid, Quantized
@@ -75,6 +76,25 @@ def rtn_linears(
     ]
 
 
+def awq_linears(
+    weights: Mapping[str, Tensor], gram: Tensor, grid: Grid, *, unclipped: Collection[str]
+) -> list[RoundedLinear]:
+    """Round linears that read one input to the nearest codes, as AWQ does once they are scaled.
+
+    Args:
+        weights: [R, d] each, by the linear's name inside its block.
+        gram: [G, g, g] float32: XᵀX of the tokens that they read, for the columns of each group.
+        grid: what their weights are rounded to.
+        unclipped: those whose whole range is kept.
+    """
+    return [
+        RoundedLinear(rtn(W, grid, MIN_MAX), LinearNote(name, scale_search=ScaleSearch.MIN_MAX.value))
+        if name in unclipped
+        else RoundedLinear(clipped(W, gram, grid), LinearNote(name, scale_search="Clip"))
+        for name, W in weights.items()
+    ]
+
+
 def fp8_linears(weights: Mapping[str, Tensor]) -> list[RoundedLinear]:
     """Round linears to FP8, [R, d] each, by the linear's name inside its block."""
     return [RoundedLinear(fp8(W), LinearNote(name)) for name, W in weights.items()]
@@ -93,7 +113,7 @@ def gptq_linears(
         weights: [R, d] each, by the linear's name inside its block.
         H: [d, d] float32, the Hessian of the input.
         grid: what their weights are rounded to.
-        act_order: of the columns; None for that which leaves less error.
+        act_order: of the columns; None for `ActOrder.STATIC`.
         scale_search: how scales are found; None for the least error at the output.
 
     Raises:
@@ -102,7 +122,7 @@ def gptq_linears(
     asked = scale_search or ScaleSearch.HESSIAN
     W = torch.cat([weight.float() for weight in weights.values()])
     rows = [len(weight) for weight in weights.values()]
-    tried = [_gptq(W, H, order, grid, asked) for order in ORDERS[act_order or ActOrder.AUTO]]
+    tried = [_gptq(W, H, order, grid, asked) for order in ORDERS[act_order or ActOrder.STATIC]]
     best, used = min(tried, key=lambda one: float(one[0].loss.sum()))
     energy = ((W @ H) * W).sum(dim=1)
     return [

@@ -73,6 +73,7 @@ class ModelStream:
         self.n_blocks = len(skeleton.blocks)
         self.vocab_size: int = skeleton.config.vocab_size
         self.hidden_size: int = skeleton.config.hidden_size
+        self.config = skeleton.config
         self._logit_cap: float | None = getattr(skeleton.config, "final_logit_softcapping", None)
 
     @staticmethod
