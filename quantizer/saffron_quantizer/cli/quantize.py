@@ -19,18 +19,19 @@ from saffron_api.candidate import (
 )
 from saffron_api.results import QuantizeResult, Stage
 from saffron_quantizer.cli.options import (
-    add_hash_cache,
-    add_model,
+    add_original,
     add_output,
     add_sequences,
     choice,
     refusals,
+    unchanged,
     whole_number,
 )
 from saffron_quantizer.cli.outcome import run_stage
 from saffron_quantizer.cli.progress import duration, shown_progress
 from saffron_quantizer.cli.subcommand import add_command
-from saffron_quantizer.cli.text import Outcome, rows, size
+from saffron_quantizer.cli.text import Outcome, rows
+from saffron_quantizer.units import size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,7 +49,7 @@ def add_to(commands: "Commands") -> None:
         "first block that is not finished and ends with the same bytes.",
         run=partial(run_stage, Stage.QUANTIZE, work=_work),
     )
-    add_model(parser)
+    add_original(parser, what="the model")
     _add_candidate(parser)
     parser.add_argument(
         "--calibration",
@@ -64,7 +65,6 @@ def add_to(commands: "Commands") -> None:
         help="conversations of it that are used, 1 to 100000 (default: all)",
     )
     add_sequences(parser)
-    add_hash_cache(parser)
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument(
         "--out", type=Path, metavar="DIR", help="folder for the checkpoint, new or our own unfinished one"
@@ -126,12 +126,11 @@ def _work(arguments: argparse.Namespace) -> Outcome:
         arguments.refuse(f"--method {spec.method} needs --calibration")
     # Torch takes seconds that --help need not wait for.
     from saffron_quantizer.atomic import private_folder  # noqa: PLC0415
-    from saffron_quantizer.checkpoint.identity import FolderGuard, model_digest  # noqa: PLC0415
     from saffron_quantizer.quantize import quantize  # noqa: PLC0415
 
     if arguments.work is not None:
         private_folder(arguments.work)
-    with FolderGuard(arguments.model, hash_cache=arguments.hash_cache), shown_progress(sys.stderr) as progress:
+    with unchanged(arguments.model, arguments) as digest, shown_progress(sys.stderr) as progress:
         result = quantize(
             model=arguments.model,
             sequences=_calibration(arguments) if spec.method in NEEDS_CALIBRATION else None,
@@ -139,7 +138,7 @@ def _work(arguments: argparse.Namespace) -> Outcome:
             store=arguments.store,
             out=arguments.out,
             work=arguments.work,
-            model_digest=arguments.model_digest or model_digest(arguments.model, hash_cache=arguments.hash_cache),
+            model_digest=digest,
             data_digest=None,
             progress=progress,
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from saffron_api.candidate import CandidateSpec
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
@@ -16,11 +17,18 @@ from saffron_quantizer.checkpoint.identity import FolderGuard, model_digest
 from saffron_quantizer.checkpoint.manifest import read_manifest
 from saffron_quantizer.checkpoint.reader import CheckpointReader
 from saffron_quantizer.data.sequences import TokenSequence, sequences_digest
+from saffron_quantizer.engine_address import Engine
 from saffron_quantizer.evaluation.baseline import BaselineRequest, original_hidden, read_baseline
 from saffron_quantizer.evaluation.bootstrap import SEED, resamples_for
-from saffron_quantizer.evaluation.divergence import Scored, TokenFigures, compare_tokens
+from saffron_quantizer.evaluation.divergence import (
+    Scored,
+    TokenFigures,
+    compare_tokens,
+    negative_log_likelihood,
+)
+from saffron_quantizer.evaluation.engine import engine_nll
 from saffron_quantizer.evaluation.figures import exact_figure, measured_figures, perplexity, sum_by_unit
-from saffron_quantizer.evaluation.hidden import scored_hidden
+from saffron_quantizer.evaluation.hidden import scored_hidden, scored_tokens
 from saffron_quantizer.memory import peak_bytes
 from saffron_quantizer.models.stream import ModelStream
 from saffron_quantizer.progress import ProgressSink
@@ -38,6 +46,7 @@ class EvaluateRequest:
         sequences: the gate set, as made by `limit_scored`.
         baseline: folder of the original's states; None to compute them here.
         confidence: level of each one-sided bound.
+        engine: that serves the candidate and is asked for its log-probabilities; None to compute them here.
     """
 
     original: Path
@@ -46,6 +55,7 @@ class EvaluateRequest:
     sequences: Sequence[TokenSequence]
     baseline: Path | None
     confidence: float
+    engine: Engine | None = None
 
 
 def evaluate(request: EvaluateRequest, finished: Report | None, progress: ProgressSink) -> Report:
@@ -64,8 +74,8 @@ def evaluate(request: EvaluateRequest, finished: Report | None, progress: Progre
         settings = _settings(request, manifest)
         if finished is not None and finished.fingerprint.settings == settings:
             return finished
-        candidate = ModelStream.open(request.candidate)
-        figures, timings = _measure(request, candidate, progress)
+        original = ModelStream.open(request.original)
+        figures, timings = _measure(request, original, progress)
     sums = sum_by_unit(figures, request.sequences)
     size, original_size = CheckpointReader(request.candidate).bytes, CheckpointReader(request.original).bytes
     measured = [
@@ -77,12 +87,12 @@ def evaluate(request: EvaluateRequest, finished: Report | None, progress: Progre
         digest=settings.checkpoint_digest,
         bytes=size,
         original_bytes=original_size,
-        gates=unjudged(measured, sums.units),
+        gates=unjudged(measured, sums.units, request.confidence),
         perplexity_original=perplexity(sums.nll_original, sums.tokens),
         perplexity_candidate=perplexity(sums.nll_candidate, sums.tokens),
         scored_tokens=int(sums.tokens.sum()),
         layers=[LayerRow.model_validate(layer) for layer in manifest["layers"]],
-        fingerprint=Fingerprint(settings=settings, machine=_machine(candidate)),
+        fingerprint=Fingerprint(settings=settings, machine=_machine(original)),
         timings=timings,
         peak_bytes=peak_bytes(),
     )
@@ -110,38 +120,48 @@ def _settings(request: EvaluateRequest, manifest: Any) -> Settings:  # noqa: ANN
         confidence=request.confidence,
         seed=SEED,
         resamples=resamples_for(request.confidence),
+        engine=request.engine,
     )
 
 
-def _measure(request: EvaluateRequest, candidate: ModelStream, progress: ProgressSink) -> tuple[TokenFigures, Timings]:
+def _measure(request: EvaluateRequest, original: ModelStream, progress: ProgressSink) -> tuple[TokenFigures, Timings]:
     begun = time.monotonic()
-    original = ModelStream.open(request.original)
     if request.baseline is None:
         states = original_hidden(original, request.sequences, progress).states
     else:
         states = read_baseline(request.baseline, BaselineRequest(request.model_digest, request.sequences))
     original_done = time.monotonic()
-    hidden = scored_hidden(
-        candidate,
-        request.sequences,
-        activity="candidate, block by block",
-        not_finite=FailureReason.FIGURES_NOT_FINITE,
-        progress=progress,
-    )
-    candidate_done = time.monotonic()
-    # Both are rounded alike, so that a candidate which equals its original has a divergence of 0.
-    figures = compare_tokens(
-        Scored(original, states),
-        Scored(candidate, hidden.states.to(states.dtype)),
-        hidden.targets,
-        progress=progress,
-    )
+    if request.engine is None:
+        candidate, targets = _candidate_states(request, progress)
+        candidate_done = time.monotonic()
+        # Both are rounded alike, so that a candidate which equals its original has a divergence of 0.
+        rounded = Scored(candidate.stream, candidate.states.to(states.dtype))
+        figures = compare_tokens(Scored(original, states), rounded, targets, progress=progress)
+    else:
+        nll_candidate = engine_nll(request.engine, request.sequences, progress)
+        candidate_done = time.monotonic()
+        scored = Scored(original, states)
+        nll_original = negative_log_likelihood(scored, scored_tokens(request.sequences), progress=progress)
+        figures = TokenFigures(nll_original, nll_candidate, divergence=None, agreement=None)
     timings = Timings(
         original=round(original_done - begun, 1),
         candidate=round(candidate_done - original_done, 1),
         compare=round(time.monotonic() - candidate_done, 1),
     )
     return figures, timings
+
+
+def _candidate_states(request: EvaluateRequest, progress: ProgressSink) -> tuple[Scored, Tensor]:
+    """The candidate's final states, computed here from its files, and the tokens that they predict."""
+    stream = ModelStream.open(request.candidate)
+    hidden = scored_hidden(
+        stream,
+        request.sequences,
+        activity="candidate, block by block",
+        not_finite=FailureReason.FIGURES_NOT_FINITE,
+        progress=progress,
+    )
+    return Scored(stream, hidden.states), hidden.targets
 
 
 def _machine(stream: ModelStream) -> Machine:
