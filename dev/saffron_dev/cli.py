@@ -44,7 +44,11 @@ def _parser() -> argparse.ArgumentParser:
     build = commands.add_parser("build", help="build images from the Dockerfile (root)")
     build.add_argument("target", nargs="+", choices=images.TARGETS, help="which of them")
     build.add_argument("--load", action="store_true", help="also load them into the cluster")
-    demo = commands.add_parser("demo", help="from kubectl apply to a promoted checkpoint (root, or KUBECONFIG)")
+    demo = commands.add_parser(
+        "demo",
+        help="from kubectl apply to a promoted checkpoint (root, or KUBECONFIG)",
+        epilog="SAFFRON_ENGINE=transformers serves with `transformers serve` even where vLLM would do.",
+    )
     demo.add_argument("--keep", action="store_true", help="leave the cluster and all that is in it at the end")
     down = commands.add_parser("down", help="end it (root)")
     down.add_argument("--purge", action="store_true", help="also remove its objects, images, volumes and keys")

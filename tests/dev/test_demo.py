@@ -17,6 +17,12 @@ def test_without_a_kubeconfig_the_cluster_and_its_images_are_our_own():
     assert _OURS.image("engine") == "localhost/saffron-engine:dev"
 
 
+def test_transformers_serves_where_it_is_asked_for():
+    settings = read_settings({"SAFFRON_ENGINE": "transformers"})
+    engine = serving.choose_engine({"avx512f", "avx512_vnni"}, transformers=settings.transformers)
+    assert (engine.name, engine.reason) == ("transformers serve", "SAFFRON_ENGINE asks for it")
+
+
 def test_with_a_kubeconfig_all_else_is_read_from_the_environment(tmp_path: Path):
     kubeconfig = tmp_path / "config"
     kubeconfig.touch()
@@ -54,6 +60,11 @@ def test_with_a_kubeconfig_all_else_is_read_from_the_environment(tmp_path: Path)
             },
             "SAFFRON_GPU is 'yes'; it must be 0 or 1.",
             id="neither 0 nor 1",
+        ),
+        pytest.param(
+            {"SAFFRON_ENGINE": "sglang"},
+            "SAFFRON_ENGINE is 'sglang'; it must be transformers, or unset for what the processor runs.",
+            id="an engine that is not in the image",
         ),
     ],
 )

@@ -68,8 +68,11 @@ class Engine:
     """The name of the model in a request."""
 
 
-def choose_engine(cpu_flags: AbstractSet[str]) -> Engine:
-    """Choose by the node's CPU flags, as /proc/cpuinfo spells them."""
+def choose_engine(cpu_flags: AbstractSet[str], *, transformers: bool = False) -> Engine:
+    """Choose by the node's CPU flags, as /proc/cpuinfo spells them, unless `transformers` is asked for."""
+    if transformers:
+        reason = "SAFFRON_ENGINE asks for it"
+        return Engine("transformers serve", reason, _TRANSFORMERS, _TRANSFORMERS_ENVIRONMENT, _PATH)
     missing = [flag for flag in _NEEDED_FLAGS if flag not in cpu_flags]
     if missing:
         reason = (

@@ -24,6 +24,8 @@ class Settings:
     """A class with ReadWriteMany volumes."""
     gpu: bool
     """Whether one candidate's Job may ask for an nvidia.com/gpu."""
+    transformers: bool = False
+    """Whether to serve with `transformers serve` even where vLLM would do, as on a processor without AVX512."""
 
     def image(self, target: str) -> str:
         """Return the full name of one of our images."""
@@ -31,14 +33,23 @@ class Settings:
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
-    """Read KUBECONFIG and what must come with it.
+    """Read KUBECONFIG and what must come with it, and SAFFRON_ENGINE.
 
     Raises:
-        DevError: KUBECONFIG names a cluster, and something that we can't know of it is missing or makes no sense.
+        DevError: KUBECONFIG names a cluster, and something that we can't know of it is missing or makes no sense; or
+            SAFFRON_ENGINE is something else than transformers.
     """
+    engine = environment.get("SAFFRON_ENGINE", "")
+    if engine not in {"", "transformers"}:
+        raise DevError(f"SAFFRON_ENGINE is {engine!r}; it must be transformers, or unset for what the processor runs.")
     if not environment.get("KUBECONFIG"):
         return Settings(
-            kubeconfig=None, image_prefix=OUR_IMAGE_PREFIX, tag=OUR_TAG, storage_class=OUR_STORAGE_CLASS, gpu=True
+            kubeconfig=None,
+            image_prefix=OUR_IMAGE_PREFIX,
+            tag=OUR_TAG,
+            storage_class=OUR_STORAGE_CLASS,
+            gpu=True,
+            transformers=bool(engine),
         )
     kubeconfig = Path(environment["KUBECONFIG"])
     if not kubeconfig.is_file():
@@ -59,4 +70,5 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         tag=environment.get("SAFFRON_IMAGE_TAG", OUR_TAG),
         storage_class=environment["SAFFRON_STORAGE_CLASS"],
         gpu=environment["SAFFRON_GPU"] == "1",
+        transformers=bool(engine),
     )

@@ -59,7 +59,7 @@ def prepare(where: Place, watch: Stopwatch) -> serving.Engine:
         model, prose = fetch_gemma(), fetch_prose()
     with watch.step("Copying them to the claim `models`"):
         put_inputs(where, model, prose)
-    engine = serving.choose_engine(storage.cpu_flags(where.serving))
+    engine = serving.choose_engine(storage.cpu_flags(where.serving), transformers=where.settings.transformers)
     watch.say(f"Serving with {engine.name}: {engine.reason}")
     with watch.step("Installing the operator with helm"):
         install_operator(where)
