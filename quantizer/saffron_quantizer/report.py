@@ -48,6 +48,7 @@ class Settings(ApiModel):
     engine: Engine | None = Field(
         default=None, description="None where the candidate was computed by Saffron's own forward pass."
     )
+    tasks_digest: Digest | None = Field(default=None, description="Of the folder of tasks, where there is one.")
 
 
 class Machine(ApiModel):
@@ -113,6 +114,19 @@ class LayerRow(ApiModel):
     linears: list[LinearRow] = Field(default_factory=list)
 
 
+class TaskRow(ApiModel):
+    """A metric of a task, of both models on the same items."""
+
+    task: _Path
+    metric: _Word
+    original: float
+    candidate: float
+    difference: float = Field(description="The candidate's less the original's.")
+    lower: float | None = Field(default=None, description="The difference's bound below; None with too few items.")
+    upper: float | None = Field(default=None, description="The difference's bound above; None with too few items.")
+    items: int
+
+
 class Timings(ApiModel):
     """Wall time in seconds of the parts of an evaluation."""
 
@@ -137,6 +151,7 @@ class Report(ApiModel):
     perplexity_candidate: float
     scored_tokens: int
     layers: list[LayerRow]
+    tasks: list[TaskRow] = Field(default_factory=list, description="Of lm-evaluation-harness, where some were given.")
     fingerprint: Fingerprint
     timings: Timings
     peak_bytes: int

@@ -80,6 +80,10 @@ REFUSED = {
         [*EVALUATE, "--engine-url", "localhost:8000"],
         "argument --engine-url: 'localhost:8000' is not a URL such as http://host:8000/v1",
     ),
+    "tasks for an engine": (
+        [*EVALUATE, "--tasks", "t", "--engine-url", "http://localhost:8000/v1", "--engine-model", "m"],
+        "--tasks are done here, not by the engine of --engine-url",
+    ),
     "an unknown rule of selection": (
         ["report", "--selection", "best"],
         "argument --selection: 'best' is not one of Smallest, BestQuality",

@@ -1,6 +1,7 @@
 """`saffron evaluate`: measure a checkpoint against its original."""
 
 import argparse
+import importlib.util
 import sys
 from functools import partial
 from pathlib import Path
@@ -59,6 +60,13 @@ def add_to(commands: "Commands") -> None:
         help="what `saffron baseline` wrote for this model and this data (default: the original is computed here)",
     )
     _add_engine(parser)
+    parser.add_argument(
+        "--tasks",
+        type=Path,
+        metavar="DIR",
+        help="folder with tasks of lm-evaluation-harness in YAML, their data beside them, that both models are to do; "
+        "needs the extra `tasks` of saffron-quantizer (default: none)",
+    )
     _add_verdict(parser)
     parser.add_argument(
         "--out",
@@ -107,6 +115,10 @@ def _work(arguments: argparse.Namespace) -> Outcome:
         arguments.refuse("--exit-verdict needs --gates")
     if (arguments.engine_url is None) != (arguments.engine_model is None):
         arguments.refuse("--engine-url and --engine-model need each other")
+    if arguments.tasks is not None and arguments.engine_url is not None:
+        arguments.refuse("--tasks are done here, not by the engine of --engine-url")
+    if arguments.tasks is not None and importlib.util.find_spec("lm_eval") is None:
+        arguments.refuse("--tasks needs lm-evaluation-harness: install saffron-quantizer[tasks]")
     confidence = arguments.confidence or (_CONFIDENCE if gates is None else gates.confidence)
     report = _report(arguments, confidence)
     if gates is not None:
@@ -138,5 +150,6 @@ def _report(arguments: argparse.Namespace, confidence: float) -> Report:
             baseline=arguments.baseline,
             confidence=confidence,
             engine=engine,
+            tasks=arguments.tasks,
         )
         return evaluate(request, finished, progress)

@@ -9,7 +9,7 @@ from rich.table import Table
 from saffron_api.gates import EXACT_FIGURES, MIN_UNITS
 from saffron_api.quantized_model import Verdict
 from saffron_api.results import FigureName
-from saffron_quantizer.report import FIGURE_TITLES, GateRow, Report
+from saffron_quantizer.report import FIGURE_TITLES, GateRow, Report, TaskRow
 from saffron_quantizer.units import rough, size
 
 _WIDE = 200
@@ -30,9 +30,23 @@ def report_text(report: Report) -> str:
         f"{size(report.original_bytes)} -> {size(report.bytes)}"
     )
     lines = [_drawn(table), summary, power(report)]
+    if report.tasks:
+        lines.append(_drawn(_tasks(report.tasks)))
     if report.verdict is not None:
         lines.append(f"verdict: {report.verdict}{_why(report)}")
     return "\n".join(lines)
+
+
+def _tasks(rows: Sequence[TaskRow]) -> Table:
+    """Accuracy of both models, and their difference."""
+    table = Table(box=None, pad_edge=False)
+    for title in ("task", "metric", "original", "candidate", "difference", "lower", "upper", "items"):
+        table.add_column(title, justify="left" if title in {"task", "metric"} else "right")
+    for row in rows:
+        bounds = ("-" if bound is None else f"{bound:+.4f}" for bound in (row.lower, row.upper))
+        values = (f"{row.original:.4f}", f"{row.candidate:.4f}", f"{row.difference:+.4f}")
+        table.add_row(row.task, row.metric, *values, *bounds, f"{row.items:,}")
+    return table
 
 
 def power(report: Report) -> str:

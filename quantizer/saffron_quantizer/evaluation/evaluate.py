@@ -17,6 +17,7 @@ from saffron_quantizer.checkpoint.identity import FolderGuard, model_digest
 from saffron_quantizer.checkpoint.manifest import read_manifest
 from saffron_quantizer.checkpoint.reader import CheckpointReader
 from saffron_quantizer.data.sequences import TokenSequence, sequences_digest
+from saffron_quantizer.data.tokenizer import Tokenizer
 from saffron_quantizer.engine_address import Engine
 from saffron_quantizer.evaluation.baseline import BaselineRequest, original_hidden, read_baseline
 from saffron_quantizer.evaluation.bootstrap import SEED, resamples_for
@@ -29,10 +30,11 @@ from saffron_quantizer.evaluation.divergence import (
 from saffron_quantizer.evaluation.engine import engine_nll
 from saffron_quantizer.evaluation.figures import exact_figure, measured_figures, perplexity, sum_by_unit
 from saffron_quantizer.evaluation.hidden import scored_hidden, scored_tokens
+from saffron_quantizer.evaluation.local_tasks import check_tasks, tasks_digest
 from saffron_quantizer.memory import peak_bytes
 from saffron_quantizer.models.stream import ModelStream
 from saffron_quantizer.progress import ProgressSink
-from saffron_quantizer.report import Fingerprint, LayerRow, Machine, Report, Settings, Timings, unjudged
+from saffron_quantizer.report import Fingerprint, LayerRow, Machine, Report, Settings, TaskRow, Timings, unjudged
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class EvaluateRequest:
         baseline: folder of the original's states; None to compute them here.
         confidence: level of each one-sided bound.
         engine: that serves the candidate and is asked for its log-probabilities; None to compute them here.
+        tasks: folder with tasks of lm-evaluation-harness that both models are to do; None for none.
     """
 
     original: Path
@@ -56,6 +59,7 @@ class EvaluateRequest:
     baseline: Path | None
     confidence: float
     engine: Engine | None = None
+    tasks: Path | None = None
 
 
 def evaluate(request: EvaluateRequest, finished: Report | None, progress: ProgressSink) -> Report:
@@ -69,6 +73,8 @@ def evaluate(request: EvaluateRequest, finished: Report | None, progress: Progre
     Raises:
         StageError: a folder can't be used, changed meanwhile, or holds NaN; the baseline is of other data.
     """
+    if request.tasks is not None:
+        check_tasks(request.tasks)
     manifest = _checkpoint_manifest(request.candidate)
     with FolderGuard(request.original), FolderGuard(request.candidate):
         settings = _settings(request, manifest)
@@ -76,6 +82,7 @@ def evaluate(request: EvaluateRequest, finished: Report | None, progress: Progre
             return finished
         original = ModelStream.open(request.original)
         figures, timings = _measure(request, original, progress)
+        tasks = [] if request.tasks is None else _tasks(request, request.tasks, original, progress)
     sums = sum_by_unit(figures, request.sequences)
     size, original_size = CheckpointReader(request.candidate).bytes, CheckpointReader(request.original).bytes
     measured = [
@@ -92,6 +99,7 @@ def evaluate(request: EvaluateRequest, finished: Report | None, progress: Progre
         perplexity_candidate=perplexity(sums.nll_candidate, sums.tokens),
         scored_tokens=int(sums.tokens.sum()),
         layers=[LayerRow.model_validate(layer) for layer in manifest["layers"]],
+        tasks=tasks,
         fingerprint=Fingerprint(settings=settings, machine=_machine(original)),
         timings=timings,
         peak_bytes=peak_bytes(),
@@ -121,6 +129,7 @@ def _settings(request: EvaluateRequest, manifest: Any) -> Settings:  # noqa: ANN
         seed=SEED,
         resamples=resamples_for(request.confidence),
         engine=request.engine,
+        tasks_digest=None if request.tasks is None else tasks_digest(request.tasks),
     )
 
 
@@ -162,6 +171,19 @@ def _candidate_states(request: EvaluateRequest, progress: ProgressSink) -> tuple
         progress=progress,
     )
     return Scored(stream, hidden.states), hidden.targets
+
+
+def _tasks(request: EvaluateRequest, folder: Path, original: ModelStream, progress: ProgressSink) -> list[TaskRow]:
+    """Both models on the tasks of a folder."""
+    # Only those who ask for tasks need the harness.
+    from saffron_quantizer.evaluation.tasks import TaskModel, compare_tasks  # noqa: PLC0415
+
+    tokenizer = Tokenizer(request.original)
+    known = TaskModel(original, tokenizer, "original on tasks", FailureReason.MODEL_NOT_FINITE, progress)
+    other = TaskModel(
+        ModelStream.open(request.candidate), tokenizer, "candidate on tasks", FailureReason.FIGURES_NOT_FINITE, progress
+    )
+    return compare_tasks(known, other, folder, level=request.confidence)
 
 
 def _machine(stream: ModelStream) -> Machine:

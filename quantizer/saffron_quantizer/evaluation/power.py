@@ -49,14 +49,14 @@ def smallest_margin(figure: Figure, *, units: int, level: float) -> float | None
     if figure.name is FigureName.KL_DIVERGENCE:
         return _or_none(widened * (figure.upper - figure.value))
     if figure.lower == figure.value == _ALWAYS:
-        return _share_that_none_shows(units, level)
+        return unseen_share(units, level)
     return _or_none(widened * (figure.value - figure.lower))
 
 
-def _share_that_none_shows(units: int, level: float) -> float:
-    """The largest share of conversations that may differ though none of `units` does: (1 - share)^units = 1 - level.
+def unseen_share(units: int, level: float) -> float:
+    """The largest share of units that may differ though none of `units` does: (1 - share)^units = 1 - level.
 
-    At 0.95 it is near 3 / units, the rule of three: agreement on every token of a few conversations proves little.
+    At 0.95 it is near 3 / units, the rule of three: no difference in a few of them proves little.
     """
     return -math.expm1(math.log1p(-level) / units)
 

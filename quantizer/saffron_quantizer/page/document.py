@@ -5,7 +5,7 @@ from importlib.resources import files
 
 from saffron_api.quantized_model import Selection
 from saffron_api.selection import choose
-from saffron_quantizer.page.figures import gates_section, quality_section
+from saffron_quantizer.page.figures import gates_section, quality_section, tasks_section
 from saffron_quantizer.page.layers import blocks_section, channels_section
 from saffron_quantizer.page.markup import Markup, element, join
 from saffron_quantizer.page.overview import overview
@@ -45,6 +45,7 @@ def page(reports: Sequence[Report], *, title: str, selection: Selection) -> str:
             overview(by_size, chosen),
             quality_section(by_size),
             gates_section(by_size),
+            tasks_section(by_size),
             blocks_section(by_size),
             channels_section(by_size),
             _origin(by_size),

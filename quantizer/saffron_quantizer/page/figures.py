@@ -11,7 +11,7 @@ from saffron_quantizer.page.markup import Markup, element
 from saffron_quantizer.page.overview import rows_by_name
 from saffron_quantizer.page.quality import Point, quality
 from saffron_quantizer.page.table import NOTHING, Row, section, table, verdict
-from saffron_quantizer.report import FIGURE_TITLES, GateRow, Report
+from saffron_quantizer.report import FIGURE_TITLES, GateRow, Report, TaskRow
 from saffron_quantizer.units import plain, rough
 
 _TITLES = {
@@ -83,6 +83,25 @@ def gates_section(reports: Sequence[Report]) -> Markup:
         *(element("p", words) for words in _power(reports)),
         table("Each figure, its bounds, and what its gate says", columns, rows),
     )
+
+
+def tasks_section(reports: Sequence[Report]) -> Markup | None:
+    """Accuracy on tasks, where some were given."""
+    rows = [
+        Row(f"{number} {report.label}", _task_cells(row), about=f"{row.task}, {row.metric}")
+        for number, report in enumerate(reports, start=1)
+        for row in report.tasks
+    ]
+    if not rows:
+        return None
+    columns = ["candidate, task", "original", "candidate", "difference", "lower bound", "upper bound", "items"]
+    words = "Both models on the same items; no gate looks at these. The bounds are those of the difference."
+    return section("tasks", "Tasks", element("p", words), table("Accuracy on each task", columns, rows))
+
+
+def _task_cells(row: TaskRow) -> list[str]:
+    bounds = [NOTHING if bound is None else f"{bound:+.4f}" for bound in (row.lower, row.upper)]
+    return [plain(row.original), plain(row.candidate), f"{row.difference:+.4f}", *bounds, f"{row.items:,}"]
 
 
 def _power(reports: Sequence[Report]) -> list[str]:
