@@ -1,4 +1,7 @@
-"""Tasks of lm-evaluation-harness: a tiny model on tiny tasks, against the definitions, and what is refused."""
+"""Tasks of lm-evaluation-harness: a tiny model on tiny tasks, against the definitions.
+
+They need the harness, which `make test-tasks` installs.
+"""
 
 import json
 from dataclasses import replace
@@ -9,17 +12,18 @@ import torch
 import yaml
 
 from saffron_api.candidate import CandidateSpec, Method, Scheme
-from saffron_api.failures import FailureReason, StageError
+from saffron_api.failures import StageError
 from saffron_quantizer.checkpoint.identity import model_digest
 from saffron_quantizer.cli.table import report_text
 from saffron_quantizer.data.sequences import TokenSequence
-from saffron_quantizer.data.tokenizer import Tokenizer
 from saffron_quantizer.evaluation.evaluate import EvaluateRequest, evaluate
-from saffron_quantizer.evaluation.local_tasks import check_tasks, tasks_digest
-from saffron_quantizer.evaluation.tasks import _row
+from saffron_quantizer.evaluation.local_tasks import tasks_digest
 from saffron_quantizer.models.stream import ModelStream
 from saffron_quantizer.progress import ignore
 from saffron_quantizer.quantize import quantize
+
+pytest.importorskip("lm_eval", reason="make test-tasks installs it")
+from saffron_quantizer.evaluation.tasks import _row
 
 CHOICES = ["w20 w21", "w22", "w23 w24 w25"]
 CHOOSE = {
@@ -134,40 +138,6 @@ def test_a_report_tells_them_and_is_used_again_for_the_same_tasks_only(request_,
     assert tasks_digest(tasks) != before
     assert [row.task for row in evaluate(request_, report, ignore).tasks] == ["choose"]
     assert evaluate(replace(request_, tasks=None), report, ignore).tasks == []
-
-
-def test_the_continuation_is_scored_and_white_space_before_it_belongs_to_it(speaking_model):
-    encoded = Tokenizer(speaking_model).encode_pair("w7 w8 ", "w9 w10")
-    assert (encoded.tokens, encoded.score) == ((1, 7, 8, 9, 10), (3, 5))
-    alone = Tokenizer(speaking_model).encode_pair("", "w9")
-    assert (alone.tokens, alone.score) == ((1, 9), (1, 2))
-
-
-REFUSED = {
-    "code": ("doc_to_text: !function utils.text\n", "a task that names functions runs code"),
-    "a base elsewhere": (yaml.safe_dump({**CHOOSE, "include": "/etc/base.yaml"}), "not a task that stands for itself"),
-    "a data set of the hub": (yaml.safe_dump({**CHOOSE, "dataset_path": "ai2_arc"}), "its dataset_path must be one of"),
-    "a file of the web": (
-        yaml.safe_dump({**CHOOSE, "dataset_kwargs": {"data_files": "https://host/items.jsonl"}}),
-        "with files beside it",
-    ),
-    "generation": (yaml.safe_dump({**CHOOSE, "output_type": "generate_until"}), "no text is generated"),
-    "no mapping": ("- 1\n", "not a task that stands for itself"),
-}
-
-
-@pytest.mark.parametrize(("text", "words"), REFUSED.values(), ids=REFUSED.keys())
-def test_a_task_that_asks_for(text, words, tasks):
-    (tasks / "more.yaml").write_text(text)
-    with pytest.raises(StageError) as caught:
-        check_tasks(tasks)
-    assert caught.value.failure.reason is FailureReason.SPEC_INVALID
-    assert words in caught.value.detail
-
-
-def test_a_folder_without_a_task_is_refused(tmp_path):
-    with pytest.raises(StageError, match="there is no task in it"):
-        check_tasks(tmp_path)
 
 
 def test_what_the_harness_does_not_take_is_told_without_its_words(request_, tasks):

@@ -63,10 +63,10 @@ def _work(order: Order, show: Show, answer: Connection) -> None:
     threading.Thread(target=_end_with_parent, name="orphaned", daemon=True).start()
     # Ctrl-C reaches all processes of a terminal; the one that waits ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    from saffron_quantizer.local.stages import do  # noqa: PLC0415 only the process that works needs torch
-
     try:
         with show() as progress:
+            from saffron_quantizer.local.stages import do  # noqa: PLC0415 only the process that works needs torch
+
             result = do(order, progress)
     except Exception as error:  # noqa: BLE001 it is told, and the other candidates go on
         failure = failure_of(error)
