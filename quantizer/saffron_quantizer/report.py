@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import Field, ValidationError
 
 from saffron_api.candidate import CandidateSpec
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
@@ -31,9 +31,6 @@ The bounds take conversations to be independent, and are approximate, the more s
 Engines round a little differently from what was measured, and from each other.
 """.splitlines()
 """What figures of this kind do not tell."""
-
-_Word = Annotated[str, StringConstraints(max_length=64)]
-_Path = Annotated[str, StringConstraints(max_length=1024)]
 
 
 class Settings(ApiModel):
@@ -88,20 +85,27 @@ class GateRow(ApiModel):
 class LinearRow(ApiModel):
     """What quantizing one linear took, as far as its method looks at it."""
 
-    name: _Path = Field(description="Its path in the block, as self_attn.q_proj.")
+    name: str = Field(description="Its path in the block, as self_attn.q_proj.")
     relative_error: float | None = Field(
         default=None, description="Of its output on the calibration tokens: |(W - Q) X|^2 / |W X|^2."
     )
     damping: float | None = Field(default=None, description="A share of the mean diagonal of its Hessian.")
-    act_order: _Word | None = Field(default=None, description="The order in which its columns were rounded.")
-    scale_search: _Word | None = Field(default=None, description="How its scales were found.")
-    smoothing_alpha: float | None = Field(
-        default=None, description="The exponent with which its inputs' magnitude was moved into its weights."
-    )
+    dead_columns: int | None = Field(default=None, description="Inputs that were 0 in every calibration token.")
+    act_order: str | None = Field(default=None, description="The order in which its columns were rounded.")
+    scale_search: str | None = Field(default=None, description="How its scales were found.")
     largest_channel_ratio: float | None = Field(
         default=None, description="The mean magnitude of its largest input channel over that of the median channel."
     )
     tokens: int | None = Field(default=None, description="Calibration tokens that it saw.")
+
+
+class EdgeRow(ApiModel):
+    """How the channels between a producer and its consumers were smoothed."""
+
+    producer: str = Field(description="Its path in the block, as input_layernorm.")
+    exponent: float | None = Field(description="AWQ's or SmoothQuant's alpha; None where no scales were best.")
+    largest_scale: float
+    error: float = Field(description="What is left of the error that rounding causes without scales.")
 
 
 class LayerRow(ApiModel):
@@ -112,13 +116,14 @@ class LayerRow(ApiModel):
     max_damping: float
     dead_columns: int
     linears: list[LinearRow] = Field(default_factory=list)
+    edges: list[EdgeRow] = Field(default_factory=list)
 
 
 class TaskRow(ApiModel):
     """A metric of a task, of both models on the same items."""
 
-    task: _Path
-    metric: _Word
+    task: str
+    metric: str
     original: float
     candidate: float
     difference: float = Field(description="The candidate's less the original's.")

@@ -14,7 +14,7 @@ from saffron_quantizer.page.document import page
 from saffron_quantizer.page.markup import Markup, element, join
 from saffron_quantizer.page.overview import headline
 from saffron_quantizer.page.scale import Scale, fitted, log_ticks, ticks
-from saffron_quantizer.report import judged
+from saffron_quantizer.report import EdgeRow, judged
 
 GATES = Gates(
     perplexity_ratio=UpperLimit(max=1.2),
@@ -152,7 +152,8 @@ def test_a_headline_counts_only_what_was_judged(make_report):
 
 ABSENT = {
     "no notes of linears": ({"method": Method.RTN}, "The checkpoints' notes have no errors of single linears."),
-    "no notes of channels": ({"method": Method.RTN}, "The checkpoints' notes say nothing of channels"),
+    "no notes of channels": ({"method": Method.RTN}, "The checkpoints' notes have no magnitudes of channels."),
+    "no smoothing": ({}, "No candidate was smoothed: plain rounding and GPTQ alone scale no channels."),
     "no damping": ({"method": Method.RTN}, "No Hessian was damped in any candidate."),
     "no dead column": ({"method": Method.RTN}, "No input column was dead in any candidate."),
     "no blocks": ({"layers": []}, "The checkpoints' notes have no blocks."),
@@ -185,6 +186,20 @@ def test_experts_share_a_row(make_report):
     ]
     text = Tree(shown([report.model_copy(update={"layers": [first.model_copy(update={"linears": linears})]})])).text
     assert "mlp.experts.up_proj, block 0: 0.3" in text
+
+
+def test_what_smoothing_did_is_told(make_report):
+    report = make_report(name="sq-int8")
+    edges = [
+        EdgeRow(producer="input_layernorm", exponent=0.5, largest_scale=7.5, error=0.25),
+        EdgeRow(producer="self_attn.v_proj", exponent=None, largest_scale=1.0, error=1.0),
+    ]
+    layers = [layer.model_copy(update={"edges": edges}) for layer in report.layers]
+    text = Tree(shown([report.model_copy(update={"layers": layers})])).text
+    assert "1 sq-int8: largest scale of a channel, by its producer" in text
+    assert "input_layernorm, block 3: 7.5" in text
+    assert "block 0, input_layernorm sq-int8 7.5 0.5 25.0%" in text
+    assert "The 8 producers whose channels were scaled most" in text
 
 
 def test_a_text_is_escaped_and_markup_is_not():

@@ -1,18 +1,25 @@
 """The sections on how the checkpoints were made, block by block: errors, damping, dead columns, salient channels."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 
 from saffron_quantizer.page.blocks import Series, cells, lines
 from saffron_quantizer.page.drawing import legend, style_of_number
 from saffron_quantizer.page.markup import Markup, element
 from saffron_quantizer.page.table import NOTHING, Row, folded, section, table
-from saffron_quantizer.report import LayerRow, LinearRow, Report
+from saffron_quantizer.report import EdgeRow, LayerRow, LinearRow, Report
 from saffron_quantizer.units import plain
 
 _NUMBERED = re.compile(r"\.\d+(?=\.|$)")
 _SALIENT = 10
 """How many of the most salient linears the table names."""
+
+
+Grid = dict[str, list[float | None]]
+"""A value for each block by name."""
+
+Notes = Iterable[tuple[str, float | None]]
+"""Names and values of one block."""
 
 
 def blocks_section(reports: Sequence[Report]) -> Markup:
@@ -21,10 +28,10 @@ def blocks_section(reports: Sequence[Report]) -> Markup:
         "blocks",
         "Block by block",
         element("h3", "Error of each linear's output"),
-        *_per_linear(
+        *_drawn(
             reports,
             "error",
-            lambda linear: linear.relative_error,
+            [_grid([_errors(layer) for layer in report.layers]) for report in reports],
             title="relative output error on the calibration tokens",
             absent="The checkpoints' notes have no errors of single linears.",
         ),
@@ -35,36 +42,54 @@ def blocks_section(reports: Sequence[Report]) -> Markup:
 
 
 def channels_section(reports: Sequence[Report]) -> Markup:
-    """Which linears have input channels that tower above the others, and what was done about them."""
+    """Which input channels tower above the others, and what was done about them."""
     return section(
         "channels",
         "Salient channels",
         element(
             "p",
-            "How far a linear's largest input channel stands above its median one. Where a few channels carry most of "
-            "the signal, rounding is dearest, and scaling, smoothing or more bits pay most.",
+            "How far the largest input channel of a linear stands above the median one, and by how much the largest "
+            "was scaled before rounding. Where a few channels carry most of the signal, rounding is dearest, and "
+            "scaling, smoothing or more bits pay most.",
         ),
-        *_per_linear(
+        *_drawn(
             reports,
             "salient",
-            lambda linear: linear.largest_channel_ratio,
+            [_grid([_ratios(layer) for layer in report.layers]) for report in reports],
             title="largest input channel over the median one",
-            absent="The checkpoints' notes say nothing of channels: plain rounding reads no activations, and not every "
-            "method looks at them.",
+            absent="The checkpoints' notes have no magnitudes of channels.",
         ),
         _salient_table(reports),
+        *_drawn(
+            reports,
+            "scale",
+            [_grid([_scales(layer) for layer in report.layers]) for report in reports],
+            title="largest scale of a channel, by its producer",
+            absent="No candidate was smoothed: plain rounding and GPTQ alone scale no channels.",
+        ),
+        _edge_table(reports),
     )
 
 
-def _per_linear(
-    reports: Sequence[Report], key: str, value: Callable[[LinearRow], float | None], *, title: str, absent: str
-) -> list[Markup]:
-    """A drawing of one value for each candidate that has it, or the sentence that none has."""
-    drawings = []
-    for number, report in enumerate(reports, start=1):
-        rows = _grid(report.layers, value)
-        if any(each for row in rows.values() for each in row):
-            drawings.append(cells(f"{key}-{number}", f"{number} {report.label}: {title}", rows))
+def _errors(layer: LayerRow) -> Notes:
+    return [(linear.name, linear.relative_error) for linear in layer.linears]
+
+
+def _ratios(layer: LayerRow) -> Notes:
+    return [(linear.name, linear.largest_channel_ratio) for linear in layer.linears]
+
+
+def _scales(layer: LayerRow) -> Notes:
+    return [(edge.producer, edge.largest_scale) for edge in layer.edges]
+
+
+def _drawn(reports: Sequence[Report], key: str, grids: Sequence[Grid], *, title: str, absent: str) -> list[Markup]:
+    """A drawing for each candidate that has such notes, or the sentence that none has."""
+    drawings = [
+        cells(f"{key}-{number}", f"{number} {report.label}: {title}", grid)
+        for number, (report, grid) in enumerate(zip(reports, grids, strict=True), start=1)
+        if any(value for row in grid.values() for value in row)
+    ]
     if not drawings:
         return [element("p", absent, class_="soft")]
     without = len(reports) - len(drawings)
@@ -72,23 +97,15 @@ def _per_linear(
     return [element("div", *drawings, class_="plots"), *([element("p", more, class_="soft")] if more else [])]
 
 
-def _grid(layers: Sequence[LayerRow], value: Callable[[LinearRow], float | None]) -> dict[str, list[float | None]]:
-    """A value for each block by the linear's name; of experts, which differ by a number only, the largest."""
-    names = dict.fromkeys(_kind(linear) for layer in layers for linear in layer.linears)
-    rows: dict[str, list[float | None]] = {name: [] for name in names}
-    for layer in layers:
-        found: dict[str, float] = {}
-        for linear in layer.linears:
-            each = value(linear)
-            if each is not None:
-                found[_kind(linear)] = max(each, found.get(_kind(linear), each))
-        for name, row in rows.items():
-            row.append(found.get(name))
-    return {name: row for name, row in rows.items() if any(each is not None for each in row)}
-
-
-def _kind(linear: LinearRow) -> str:
-    return _NUMBERED.sub("", linear.name)
+def _grid(blocks: Sequence[Notes]) -> Grid:
+    """A value for each block by name; of experts, which differ by a number only, the largest."""
+    rows: Grid = {}
+    for block, notes in enumerate(blocks):
+        for name, value in notes:
+            row = rows.setdefault(_NUMBERED.sub("", name), [None] * len(blocks))
+            if value is not None:
+                row[block] = max(value, row[block] or value)
+    return {name: row for name, row in rows.items() if any(value is not None for value in row)}
 
 
 def _per_block(reports: Sequence[Report]) -> list[Markup]:
@@ -150,16 +167,27 @@ def _salient_table(reports: Sequence[Report]) -> Markup | None:
         Row(f"block {block}, {linear.name}", [report.label, plain(ratio), *_treatment(linear)])
         for ratio, report, block, linear in found[:_SALIENT]
     ]
-    columns = ["linear", "candidate", "largest over median", "smoothing", "scales", "column order", "error"]
+    columns = ["linear", "candidate", "largest over median", "scales", "column order", "error"]
     return table(f"The {len(rows)} linears whose input channels differ most", columns, rows)
 
 
 def _treatment(linear: LinearRow) -> list[str]:
     """What was done to a linear, as far as its notes tell."""
-    alpha, error = linear.smoothing_alpha, linear.relative_error
-    return [
-        NOTHING if alpha is None else plain(alpha),
-        linear.scale_search or NOTHING,
-        linear.act_order or NOTHING,
-        NOTHING if error is None else plain(error),
-    ]
+    error = linear.relative_error
+    return [linear.scale_search or NOTHING, linear.act_order or NOTHING, NOTHING if error is None else plain(error)]
+
+
+def _edge_table(reports: Sequence[Report]) -> Markup | None:
+    """The edges whose channels were scaled most."""
+    found = [(edge, report, layer.block) for report in reports for layer in report.layers for edge in layer.edges]
+    if not found:
+        return None
+    found.sort(key=lambda each: -each[0].largest_scale)
+    rows = [Row(f"block {block}, {edge.producer}", [report.label, *_smoothing(edge)]) for edge, report, block in found]
+    caption = f"The {len(rows[:_SALIENT])} producers whose channels were scaled most"
+    return table(caption, ["producer", "candidate", "largest scale", "exponent", "error left"], rows[:_SALIENT])
+
+
+def _smoothing(edge: EdgeRow) -> list[str]:
+    exponent = "no scales" if edge.exponent is None else plain(edge.exponent)
+    return [plain(edge.largest_scale), exponent, f"{edge.error:.1%}"]

@@ -8,8 +8,11 @@ _STEPS = (1, 2, 5, 10)
 _DECADE = (1, 2, 5)
 _MARKS = 5
 _MARGIN = 0.08
-_DECADES_APART = 8.0
+_OCTAVES_APART = 8.0
 """From this ratio of the largest to the smallest on, equal distances hide the small ones."""
+_WORLDS_APART = 1e9
+"""From this one on the smallest is nothing, and a logarithm would show little else."""
+_LEAST_ROOM = 1e-9
 
 
 @dataclass(frozen=True)
@@ -56,11 +59,11 @@ def fitted(values: Iterable[float], start: float, end: float, *, logarithmic: bo
     found = list(values)
     low, high = min(found), max(found)
     if logarithmic is None:
-        logarithmic = low > 0 and high / low > _DECADES_APART
+        logarithmic = low > 0 and _OCTAVES_APART < high / low < _WORLDS_APART
     if logarithmic:
         room = max((high / low) ** _MARGIN, 1.05)
         return Scale(low / room, high * room, start, end, logarithmic=True)
-    room = (high - low) * _MARGIN or abs(high) * _MARGIN or 1.0
+    room = max((high - low) * _MARGIN or abs(high) * _MARGIN, _LEAST_ROOM)
     return Scale(low - room, high + room, start, end)
 
 
