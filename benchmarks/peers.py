@@ -1,24 +1,27 @@
-"""RTN and GPTQ to W4A16 g128 by Saffron and by llm-compressor, on the same model and the same calibration tokens.
+"""Saffron and llm-compressor side by side, on the same model and the same calibration tokens.
 
     python benchmarks/peers.py
+    python benchmarks/peers.py --rows RTN GPTQ --repeats 1
 
-Fetches Gemma 3 270M and the prose, makes the peer's virtual environment in the cache, runs each program by itself one
-after the other, and prints a table. Wall time is of the whole process, imports included; memory is the largest sum of
-resident memory over a process and its children, sampled ten times a second.
+Fetches Gemma 3 270M and the prose, makes the peer's virtual environment in the cache, runs the programs in turn, each
+by itself, and prints a table. Wall time and CPU time are of whole processes, from import to fsync; memory is the
+kernel's own peak (`ru_maxrss`) of the largest process. Ratios are taken within each repeat, so that what slows the
+machine for a while slows both; shown are medians and, in brackets, the least and the largest.
 """
 
+import argparse
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
-import psutil
 import torch
 from transformers import AutoTokenizer
 
@@ -29,6 +32,33 @@ from saffron_dev.prose import fetch_prose, novel_file
 PEER = "llmcompressor==0.14.0.1"
 HERE = Path(__file__).resolve().parent / "peers"
 BOS = 2
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison.
+
+    Attributes:
+        name: of the row.
+        ours: options of `saffron quantize`.
+        calibrated: whether ours reads the calibration tokens.
+        theirs: the recipe of `peers/llm_compressor.py`.
+    """
+
+    name: str
+    ours: tuple[str, ...]
+    calibrated: bool
+    theirs: str
+
+
+ROWS = (
+    Row("RTN", ("--method", "rtn", "--scheme", "w4a16"), calibrated=False, theirs="RTN"),
+    Row("GPTQ", ("--method", "gptq", "--scheme", "w4a16"), calibrated=True, theirs="GPTQ"),
+    Row("AWQ", ("--method", "awq", "--scheme", "w4a16"), calibrated=True, theirs="AWQ"),
+    # The peer's SmoothQuant breaks this model, so ours is held against its plain W8A8.
+    Row("SmoothQuant", ("--method", "smoothquant", "--scheme", "w8a8"), calibrated=True, theirs="W8A8"),
+)
+"""W4A16 is symmetric with groups of 128 in both programs, W8A8 int8 with dynamic scales a token."""
 
 
 @dataclass(frozen=True)
@@ -60,33 +90,25 @@ def windows(model: Path, novel: str, count: int, length: int) -> list[list[int]]
     return [[BOS, *ids[number * step : (number + 1) * step]] for number in range(count)]
 
 
+def sampled(rows: Sequence[Sequence[int]]) -> str:
+    """Token windows as `saffron sample` writes them."""
+    lines = ({"tokens": row, "score": [1, len(row)], "conversation": f"{n:064x}"} for n, row in enumerate(rows))
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
 def measure(command: list[str | Path]) -> Run:
-    """Run a program and watch it."""
-    before = os.times()
-    begun = time.monotonic()
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    peak = [0]
-    watcher = threading.Thread(target=_watch, args=(child, peak))
-    watcher.start()
-    output, errors = child.communicate()
-    watcher.join()
-    seconds, after = time.monotonic() - begun, os.times()
-    if child.returncode != 0:
-        raise SystemExit(f"{' '.join(map(str, command))} failed:\n{errors[-3000:]}")
-    cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    return Run(seconds, cpu, peak[0], output)
-
-
-def _watch(child: "subprocess.Popen[str]", peak: list[int]) -> None:
-    """Keep the largest sum of resident memory of a process and those below it."""
-    while child.poll() is None:
-        try:
-            root = psutil.Process(child.pid)
-            family = [root, *root.children(recursive=True)]
-            peak[0] = max(peak[0], sum(process.memory_info().rss for process in family))
-        except psutil.NoSuchProcess:
-            pass  # one of them ended between being listed and being asked
-        time.sleep(0.1)
+    """Run a program to its end."""
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        begun = time.monotonic()
+        child = subprocess.Popen(command, stdout=output, stderr=errors)
+        _, status, usage = os.wait4(child.pid, 0)
+        seconds = time.monotonic() - begun
+        child.returncode = os.waitstatus_to_exitcode(status)
+        output.seek(0)
+        errors.seek(0)
+        if child.returncode != 0:
+            raise SystemExit(f"{' '.join(map(str, command))} failed:\n{errors.read().decode()[-3000:]}")
+        return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, output.read().decode())
 
 
 def perplexity(folder: Path, tokens: Path) -> float:
@@ -94,34 +116,102 @@ def perplexity(folder: Path, tokens: Path) -> float:
     return float(measure([sys.executable, HERE / "perplexity.py", folder, tokens]).output)
 
 
+def spread(values: Sequence[float], form: str = ".1f") -> str:
+    """Median (least to largest)."""
+    return f"{median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the inputs are, and room for outputs."""
+
+    model: Path
+    scratch: Path
+
+    @property
+    def tokens(self) -> Path:
+        """Calibration windows as a list of lists."""
+        return self.scratch / "calibration.json"
+
+    @property
+    def sampled(self) -> Path:
+        """The same as `saffron sample` writes them."""
+        return self.scratch / "calibration.jsonl"
+
+    @property
+    def held_out(self) -> Path:
+        """Windows of text that nothing is fitted to."""
+        return self.scratch / "held-out.json"
+
+
+def ours(row: Row, place: Place, out: Path) -> list[str | Path]:
+    """The command that makes a row's checkpoint with Saffron."""
+    calibration = ["--calibration", place.sampled] if row.calibrated else []
+    saffron = Path(sys.executable).with_name("saffron")
+    return [saffron, "quantize", "--model", place.model, *calibration, *row.ours, "--out", out]
+
+
+def theirs(row: Row, place: Place, out: Path) -> list[str | Path]:
+    """The command that makes it with llm-compressor."""
+    return [peer_python(), HERE / "llm_compressor.py", place.model, place.tokens, row.theirs, out]
+
+
+PROGRAMS: dict[str, Callable[[Row, Place, Path], list[str | Path]]] = {"Saffron": ours, PEER: theirs}
+
+
+def compare(row: Row, place: Place, repeats: int, base: float) -> None:
+    """Run both programs in turn and print a row's lines."""
+    runs: dict[str, list[Run]] = {name: [] for name in PROGRAMS}
+    quality: dict[str, float] = {}
+    for _ in range(repeats):
+        for name, command in PROGRAMS.items():
+            out = place.scratch / "out"
+            runs[name].append(measure(command(row, place, out)))
+            if name not in quality:
+                quality[name] = perplexity(out, place.held_out)
+            shutil.rmtree(out)
+    for name, own in runs.items():
+        print(
+            f"| {row.name} | {name} | {quality[name]:.2f} | {quality[name] / base:.3f} | "
+            f"{spread([run.seconds for run in own])} | {spread([run.cpu_seconds for run in own])} | "
+            f"{spread([run.peak_bytes / 1e9 for run in own], '.2f')} |"
+        )
+    pairs = list(zip(runs["Saffron"], runs[PEER], strict=True))
+    print(
+        f"| {row.name} | Saffron / peer | {quality['Saffron'] / quality[PEER]:.3f} | | "
+        f"{spread([a.seconds / b.seconds for a, b in pairs], '.2f')} | "
+        f"{spread([a.cpu_seconds / b.cpu_seconds for a, b in pairs], '.2f')} | "
+        f"{spread([a.peak_bytes / b.peak_bytes for a, b in pairs], '.2f')} |",
+        flush=True,
+    )
+
+
 def main() -> None:
     """Run everything and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = [row.name for row in ROWS]
+    parser.add_argument("--rows", nargs="+", choices=names, default=names, help="which to run (default: all)")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each program (default: %(default)s)")
+    arguments = parser.parse_args()
     model = fetch_gemma()
     fetch_prose()
-    programs = {"Saffron": (sys.executable, "saffron.py"), PEER: (peer_python(), "llm_compressor.py")}
     with tempfile.TemporaryDirectory() as scratch:
-        place = Path(scratch)
-        calibration, held_out = place / "emma.json", place / "persuasion.json"
-        calibration.write_text(json.dumps(windows(model, "emma", 32, 512)))
-        held_out.write_text(json.dumps(windows(model, "persuasion", 12, 1024)))
-        base = perplexity(model, held_out)
+        place = Place(model, Path(scratch))
+        calibration = windows(model, "emma", 32, 512)
+        place.tokens.write_text(json.dumps(calibration))
+        place.sampled.write_text(sampled(calibration))
+        place.held_out.write_text(json.dumps(windows(model, "persuasion", 12, 1024)))
+        base = perplexity(model, place.held_out)
         print(f"CPU capability {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads,")
-        print(f"load {os.getloadavg()[0]:.1f} at the start, torch {torch.__version__}")
-        print("Base: Gemma 3 270M, dequantized Q4_K_M. Calibration: 32 x 512 tokens of Emma with <bos>.\n")
-        print("| program | method | perplexity | ratio | wall s | CPU s | peak GB |")
+        print(f"load {os.getloadavg()[0]:.1f} at the start, torch {torch.__version__}, {arguments.repeats} repeats")
+        print("Base: Gemma 3 270M, dequantized Q4_K_M. Calibration: 32 x 512 tokens of Emma with <bos>.")
+        print("Perplexity: 12 x 1,024 tokens of Persuasion, in transformers.\n")
+        print("| method | program | perplexity | ratio to base | wall s | CPU s | peak GB |")
         print("|---|---|---|---|---|---|---|")
         print(f"| - | base (bfloat16) | {base:.2f} | 1 | | | |", flush=True)
-        for method in ("RTN", "GPTQ"):
-            for name, (python, script) in programs.items():
-                out = place / "out"
-                run = measure([python, HERE / script, model, calibration, method, out])
-                found = perplexity(out, held_out)
-                print(
-                    f"| {name} | {method} | {found:.2f} | {found / base:.3f} | {run.seconds:.1f} | "
-                    f"{run.cpu_seconds:.1f} | {run.peak_bytes / 1e9:.2f} |",
-                    flush=True,
-                )
-                shutil.rmtree(out)
+        for row in ROWS:
+            if row.name in arguments.rows:
+                compare(row, place, arguments.repeats, base)
 
 
 if __name__ == "__main__":

@@ -53,10 +53,12 @@ class FailureReason(StrEnum):
     MODEL_CHANGED = "ModelChanged"
     INPUT_CHANGED = "InputChanged"
     OUT_OF_MEMORY = "OutOfMemory"
+    MEMORY_TOO_SMALL = "MemoryTooSmall"
     FIGURES_NOT_FINITE = "FiguresNotFinite"
     ARCHITECTURE_UNSUPPORTED = "ArchitectureUnsupported"
     SHAPE_UNSUPPORTED = "ShapeUnsupported"
     NUMERICALLY_UNSTABLE = "NumericallyUnstable"
+    RANKS_DIFFER = "RanksDiffer"
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,11 @@ FAILURES: dict[FailureReason, _Entry] = {
         ExitCode.TOO_LITTLE_MEMORY,
         "The stage ran out of memory; raise resources.limits.memory in spec.job for it.",
     ),
+    FailureReason.MEMORY_TOO_SMALL: _Entry(
+        ExitCode.TOO_LITTLE_MEMORY,
+        "{subject} needs about {need} bytes of memory and {have} are free; raise resources.limits.memory in spec.job "
+        "for it.",
+    ),
     FailureReason.FIGURES_NOT_FINITE: _Entry(
         ExitCode.UNSUPPORTED,
         "The candidate's {subject} is not a finite number: its weights or activations overflow; use another method "
@@ -147,6 +154,11 @@ FAILURES: dict[FailureReason, _Entry] = {
     FailureReason.NUMERICALLY_UNSTABLE: _Entry(
         ExitCode.UNSUPPORTED,
         "The Hessian of {subject} has no Cholesky factor at any damping; use more calibration samples or RTN.",
+    ),
+    FailureReason.RANKS_DIFFER: _Entry(
+        ExitCode.UNSUPPORTED,
+        "Processes that work together have different {subject}; give all of them the same image, files and kind of "
+        "machine.",
     ),
 }
 """Each reason's exit code and its sentence."""

@@ -12,7 +12,7 @@ from saffron_api.candidate import CandidateSpec
 from saffron_api.model import ApiModel
 from saffron_api.spec import Calibration, Candidate, Data, Evaluation
 
-ARTEFACT_VERSION = 1
+ARTEFACT_VERSION = 2
 """Raised when the same input would give other bytes, so that an upgrade alone requantizes nothing."""
 
 
@@ -28,7 +28,7 @@ def _dump(model: ApiModel) -> dict[str, Any]:
 
 def inspect_key(*, model_uri: str, candidates: Sequence[Candidate], run_id: str) -> str:
     """The key of the Inspect stage; it has the candidates, since Inspect predicts their sizes by name."""
-    named = [{"name": candidate.name, **_dump(candidate.recipe)} for candidate in candidates]
+    named = [{"name": candidate.name, **candidate.told} for candidate in candidates]
     return digest({"model": model_uri, "candidates": named, "runId": run_id})
 
 
@@ -47,7 +47,7 @@ def sample_key(*, model_digest: str, data: Data, calibration: Calibration, evalu
 
 def quantize_key(*, sample_key: str, candidate: CandidateSpec) -> str:
     """The key of one candidate's checkpoint. Its recipe decides: a name, or a default spelled out, changes nothing."""
-    return digest({"sample": sample_key, "candidate": _dump(candidate.recipe), "artefactVersion": ARTEFACT_VERSION})
+    return digest({"sample": sample_key, "candidate": candidate.told, "artefactVersion": ARTEFACT_VERSION})
 
 
 def evaluate_key(*, quantize_key: str, confidence: float) -> str:

@@ -17,6 +17,9 @@ import torch
 from torch import Tensor
 
 _Array = npt.NDArray[Any]
+_TILE = 64
+"""Rows that are done at once."""
+
 _RowLoop = Callable[[_Array, _Array, _Array, _Array, _Array, int, int, _Array, _Array], None]
 
 
@@ -122,7 +125,7 @@ def _compiled_rows() -> _RowLoop | None:
     return compiled
 
 
-def _rows(  # noqa: PLR0917 - numba compiles positional parameters only
+def _rows(  # noqa: PLR0917, C901 - numba compiles positional parameters only, and one function is one loop nest
     work: _Array,
     U: _Array,
     scale: _Array,
@@ -133,20 +136,41 @@ def _rows(  # noqa: PLR0917 - numba compiles positional parameters only
     codes: _Array,
     error: _Array,
 ) -> None:
-    """The loop over rows and columns; `work` begins as the weights and ends dequantized."""
-    columns = work.shape[1]
-    for row in range(work.shape[0]):
-        w = work[row]
+    """The loop; `work` begins as the weights and ends dequantized.
+
+    A tile of rows is turned on its side, so that its rows lie side by side in memory and each step is done for all of
+    them by vector instructions, while the tile stays in the processor's nearest cache.
+    """
+    rows, columns = work.shape
+    tile = np.zeros((columns, _TILE), np.float32)
+    tile_codes = np.zeros((columns, _TILE), np.int8)
+    tile_error = np.zeros((columns, _TILE), np.float32)
+    s, z = np.ones(_TILE, np.float32), np.zeros(_TILE, np.float32)
+    lowest, highest = np.float32(qmin), np.float32(qmax)
+    for begin in range(0, rows, _TILE):
+        count = min(_TILE, rows - begin)
+        for row in range(count):
+            for column in range(columns):
+                tile[column, row] = work[begin + row, column]
         for column in range(columns):
-            s = scale[row, groups[column]]
-            z = zeros[row, groups[column]]
-            code = np.rint(w[column] / s) + z
-            code = min(max(code, np.float32(qmin)), np.float32(qmax))
-            q = (code - z) * s
-            e = (w[column] - q) / U[column, column]
-            u = U[column]
+            for row in range(count):
+                s[row] = scale[begin + row, groups[column]]
+                z[row] = zeros[begin + row, groups[column]]
+            w, e = tile[column], tile_error[column]
+            diagonal = U[column, column]
+            for row in range(_TILE):
+                code = np.rint(w[row] / s[row]) + z[row]
+                code = min(max(code, lowest), highest)
+                q = (code - z[row]) * s[row]
+                e[row] = (w[row] - q) / diagonal
+                tile_codes[column, row] = np.int8(code)
+                w[row] = q
             for later in range(column + 1, columns):
-                w[later] -= e * u[later]
-            codes[row, column] = np.int8(code)
-            error[row, column] = e
-            w[column] = q
+                u, v = U[column, later], tile[later]
+                for row in range(_TILE):
+                    v[row] -= e[row] * u
+        for row in range(count):
+            for column in range(columns):
+                work[begin + row, column] = tile[column, row]
+                codes[begin + row, column] = tile_codes[column, row]
+                error[begin + row, column] = tile_error[column, row]

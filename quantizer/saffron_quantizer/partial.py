@@ -75,8 +75,9 @@ def publish(partial: Path, target: Path) -> None:
     if partial != target and read_manifest(target) is not None:
         shutil.rmtree(partial)
         return
-    for note in partial.glob(".*.json"):
-        note.unlink()
+    for pattern in (".*.json", ".*.partial"):
+        for note in partial.glob(pattern):
+            note.unlink()
     if partial != target:
         partial.rename(target)
         sync_folder(target.parent)

@@ -1,15 +1,18 @@
 """What quantizing a model does, known from shapes alone: which tensors change, how they are stored, how many bytes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from saffron_api.candidate import CandidateSpec
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
-from saffron_quantizer.checkpoint.formats import scheme_of, stored_bytes
+from saffron_quantizer.checkpoint.formats.format import Format
+from saffron_quantizer.checkpoint.formats.registry import FORMATS, quantization_of
 from saffron_quantizer.checkpoint.reader import CheckpointReader
 from saffron_quantizer.checkpoint.tensor_file import malformed
 from saffron_quantizer.models.architectures import Architecture
 from saffron_quantizer.models.skeleton import architecture_of
+from saffron_quantizer.precision import Precision, precision_of
 
 _MATRIX = 2
 
@@ -21,18 +24,24 @@ class Plan:
     Attributes:
         architecture: of the model.
         spec: how its linears are quantized.
+        layout: how they are stored.
         blocks: for each block the names of its tensors.
         outside: names of the tensors outside the blocks, which are copied.
-        linears: names of the weights that are quantized.
+        precisions: of each weight that is quantized, by its name.
         bytes: of all tensors as they will be stored.
     """
 
     architecture: Architecture
     spec: CandidateSpec
+    layout: Format
     blocks: tuple[tuple[str, ...], ...]
     outside: tuple[str, ...]
-    linears: frozenset[str]
+    precisions: Mapping[str, Precision]
     bytes: int
+
+    def weight(self, index: int, linear: str) -> str:
+        """The name of the weight of a block's linear, which is named inside the block."""
+        return f"{self.architecture.block(index)}.{linear}.weight"
 
 
 def make_plan(reader: CheckpointReader, spec: CandidateSpec) -> Plan:
@@ -43,7 +52,7 @@ def make_plan(reader: CheckpointReader, spec: CandidateSpec) -> Plan:
             `SHAPE_UNSUPPORTED` for one whose columns the group size does not divide.
     """
     architecture = architecture_of(reader.config)
-    if scheme_of(reader.config) is not None:
+    if quantization_of(reader.config) is not None:
         subject = "quantization_config"
         raise StageError(Failure(reason=FailureReason.ARCHITECTURE_UNSUPPORTED, subject=subject))
     count = reader.config.get("num_hidden_layers")
@@ -57,13 +66,15 @@ def make_plan(reader: CheckpointReader, spec: CandidateSpec) -> Plan:
         sorted(n for n in reader.entries if n not in inside and not _is_spare_head(n, reader, architecture))
     )
     sizes = {name: reader.entry(name).bytes for name in (*inside, *outside)}
-    for name in linears:
-        sizes[name] = _quantized_bytes(reader, name, spec)
-    return Plan(architecture, spec, blocks, outside, frozenset(linears), sum(sizes.values()))
+    layout = FORMATS[spec.format]
+    precisions = dict.fromkeys(linears, precision_of(spec))
+    for name, precision in precisions.items():
+        sizes[name] = _quantized_bytes(reader, name, layout, precision)
+    return Plan(architecture, spec, layout, blocks, outside, precisions, sum(sizes.values()))
 
 
-def _quantized_bytes(reader: CheckpointReader, name: str, spec: CandidateSpec) -> int:
-    entry, group_size = reader.entry(name), spec.effective_group_size
+def _quantized_bytes(reader: CheckpointReader, name: str, layout: Format, precision: Precision) -> int:
+    entry, group_size = reader.entry(name), precision.group_size
     if len(entry.shape) != _MATRIX:
         raise malformed(name)
     rows, columns = entry.shape
@@ -71,7 +82,7 @@ def _quantized_bytes(reader: CheckpointReader, name: str, spec: CandidateSpec) -
         raise StageError(
             Failure(reason=FailureReason.SHAPE_UNSUPPORTED, subject=subject_of(name), have=columns, need=group_size)
         )
-    return stored_bytes(spec.scheme, rows, columns, group_size, entry.dtype)
+    return layout.stored_bytes(precision, rows, columns, entry.dtype)
 
 
 def _is_spare_head(name: str, reader: CheckpointReader, architecture: Architecture) -> bool:

@@ -3,12 +3,14 @@
 The model is walked block by block. Each finished block is written as a shard of its own, so a killed run goes on with
 the first block that has none. Every run goes on through weights dequantized from the *stored* codes and scales, so a
 resumed run replays finished blocks to the same hidden states and ends with the same bytes.
+
+Several processes may do it together: each runs its share of the sequences, sums are added up over all, and the first
+writes.
 """
 
 import hashlib
 import json
 import logging
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
@@ -18,38 +20,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saffron_api.candidate import NEEDS_CALIBRATION, CandidateSpec
+from saffron_api.candidate import CandidateSpec
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
-from saffron_api.keys import ARTEFACT_VERSION
+from saffron_api.keys import ARTEFACT_VERSION, digest
 from saffron_api.results import QuantizeResult
 from saffron_quantizer.atomic import private_folder, write_file
-from saffron_quantizer.checkpoint.formats import quantization_config
 from saffron_quantizer.checkpoint.identity import FolderGuard, content_files, digest_of, file_hash
 from saffron_quantizer.checkpoint.identity import model_digest as digest_folder
 from saffron_quantizer.checkpoint.manifest import read_manifest, write_manifest
 from saffron_quantizer.checkpoint.reader import CheckpointReader
-from saffron_quantizer.checkpoint.tensor_file import read_entry, read_header
-from saffron_quantizer.checkpoint.writer import (
-    companion_files,
-    copy_companions,
-    shard_name,
-    write_index,
-    write_json,
-    write_tensors,
-)
+from saffron_quantizer.checkpoint.tensor_file import read_header
+from saffron_quantizer.checkpoint.writer import copy_companions, write_index, write_json
 from saffron_quantizer.memory import peak_bytes
-from saffron_quantizer.models.batches import BATCH_TOKENS
-from saffron_quantizer.models.stream import ModelStream, Walk
+from saffron_quantizer.models.activations import ActivationMemory
+from saffron_quantizer.models.batches import BATCH_TOKENS, LENGTH_STEP
+from saffron_quantizer.models.stream import ModelStream
 from saffron_quantizer.partial import open_partial, publish
-from saffron_quantizer.plan import Plan, folder_bytes, make_plan
+from saffron_quantizer.plan import Plan, make_plan
+from saffron_quantizer.preflight import activation_budget, needs, require_room
 from saffron_quantizer.progress import Progress
-from saffron_quantizer.quantize_block import BlockNotes, calibrate_block, put_weights, round_block
+from saffron_quantizer.quantize_block import BlockNotes
+from saffron_quantizer.ranks import ALONE, Ranks
+from saffron_quantizer.shards import write_shards
 
 _log = logging.getLogger(__name__)
 
 _RESULT = "result.json"
-_SPARE_BYTES = 1 << 20
-"""Room for headers, config, index and manifest."""
 
 
 def quantize(
@@ -63,6 +59,8 @@ def quantize(
     model_digest: str | None,
     data_digest: str | None,
     progress: Callable[[Progress], None],
+    activation_memory: int | None = None,
+    ranks: Ranks = ALONE,
 ) -> QuantizeResult:
     """Make a checkpoint, or finish the one that a killed run began, or report the one that is there.
 
@@ -76,49 +74,93 @@ def quantize(
         model_digest: of the model; computed when it is None.
         data_digest: of the sequences; computed when it is None.
         progress: is told of each finished block.
+        activation_memory: bytes of activations that are kept in memory, those beyond it in a file; by default half of
+            what is free. It changes the time and no bit of the result.
+        ranks: the processes that work together. All of them see the same folders, and the first one writes.
 
     Raises:
         StageError: for everything that a user can put right.
         ValueError: not exactly one of `store` and `out`, or no sequences for a method that needs them.
     """
     begun = time.monotonic()
-    if work is not None:
-        private_folder(work)
     if (store is None) == (out is None):
         raise ValueError("exactly one of store and out must be given")
-    if spec.method in NEEDS_CALIBRATION and not sequences:
-        raise ValueError(f"{spec.method} needs sequences to calibrate on")
-    reported = _reported(store, work)
-    if reported is not None:
-        return reported
+    if spec.needs_calibration and not sequences:
+        raise ValueError("this candidate needs sequences to calibrate on")
+    if work is not None and ranks.is_first:
+        private_folder(work)
+    finished = _of_first(ranks, lambda: _reported(store, work))
+    if finished is not None:
+        return finished
     reader = CheckpointReader(model)
     plan = make_plan(reader, spec)
     guard = FolderGuard(model)
     stream = ModelStream.open(model)
-    calibration = list(sequences or []) if spec.method in NEEDS_CALIBRATION else []
-    request = {
-        "candidate": _explicit(spec).model_dump(mode="json", by_alias=True, exclude_none=True),
-        "modelDigest": model_digest or digest_folder(model, hash_cache=None),
+    calibration = list(sequences or []) if spec.needs_calibration else []
+    digests = (model_digest or digest_folder(model, hash_cache=None), data_digest)
+    fingerprint = {"request": _request(spec, calibration, *digests), "machine": _machine(stream, ranks)}
+    ranks.require_same("inputs-or-machines", lambda: bytes.fromhex(digest(fingerprint)))
+    target = _partial_folder(store, fingerprint) if out is None else out
+    result = _of_first(ranks, lambda: _finished(target, fingerprint["request"]))
+    if result is None:
+        need = needs(reader, plan, ranks.share(calibration), stream.dtype)
+        budget = activation_budget(need, activation_memory)
+        # Activations are made of what people wrote, so they go where that is, if there is such a place.
+        spill = target if work is None else work
+        if ranks.is_first:
+            require_room(target, spill, need, budget)
+            open_partial(target, fingerprint, work=work)
+        memory = ActivationMemory(budget, spill)
+        notes = write_shards(target, reader, plan, stream, calibration, memory=memory, ranks=ranks, progress=progress)
+
+        def finish() -> QuantizeResult:
+            files, sizes = _write_rest(target, reader, plan)
+            guard.check()
+            made = _result(digest_of(files), sizes, notes, seconds=time.monotonic() - begun)
+            write_manifest(target, _told(fingerprint, made, notes), mode=0o644)
+            return made
+
+        result = QuantizeResult.model_validate(ranks.from_first(lambda: _json(finish())))
+    if ranks.is_first:
+        if work is not None:
+            write_file(work / _RESULT, result.model_dump_json(by_alias=True).encode(), mode=0o600)
+        publish(target, target if store is None else store / result.checkpoint_digest)
+    return result
+
+
+def _of_first(ranks: Ranks, find: Callable[[], QuantizeResult | None]) -> QuantizeResult | None:
+    """The result that the first rank finds, on every rank."""
+
+    def told() -> dict[str, Any] | None:
+        found = find()
+        return None if found is None else _json(found)
+
+    found = ranks.from_first(told)
+    return None if found is None else QuantizeResult.model_validate(found)
+
+
+def _json(result: QuantizeResult) -> dict[str, Any]:
+    return result.model_dump(mode="json", by_alias=True)
+
+
+def _request(
+    spec: CandidateSpec, calibration: Sequence[Tensor], model_digest: str, data_digest: str | None
+) -> dict[str, Any]:
+    """What was asked for: with the same request, a finished checkpoint is only reported."""
+    return {
+        "candidate": spec.told,
+        "modelDigest": model_digest,
         "dataDigest": (data_digest or _digest_of_sequences(calibration)) if calibration else None,
     }
-    fingerprint = {"request": request, "machine": _machine(stream)}
-    target = _partial_folder(store, fingerprint) if out is None else out
-    result = _finished(target, request)
-    if result is None:
-        _require_room(target, plan, model)
-        open_partial(target, fingerprint, work=work)
-        notes = _write_blocks(target, reader, plan, stream, calibration, progress=progress)
-        files, sizes = _write_rest(target, reader, plan)
-        guard.check()
-        result = _result(digest_of(files), sizes, notes, seconds=time.monotonic() - begun)
-        told = result.model_dump(mode="json", by_alias=True)
-        layers = [{"block": index, **note.to_json()} for index, note in enumerate(notes)]
-        extra = {"fingerprint": fingerprint, "result": told, "layers": layers}
-        write_manifest(target, extra, mode=0o644)
-    if work is not None:
-        write_file(work / _RESULT, result.model_dump_json(by_alias=True).encode(), mode=0o600)
-    publish(target, target if store is None else store / result.checkpoint_digest)
-    return result
+
+
+def _told(fingerprint: Mapping[str, Any], result: QuantizeResult, notes: Sequence[BlockNotes]) -> dict[str, Any]:
+    """What the manifest says besides its files."""
+    return {
+        "fingerprint": fingerprint,
+        "result": _json(result),
+        "layers": [{"block": index, **note.to_json()} for index, note in enumerate(notes)],
+    }
 
 
 def _reported(store: Path | None, work: Path | None) -> QuantizeResult | None:
@@ -145,11 +187,6 @@ def _finished(target: Path, request: Mapping[str, Any]) -> QuantizeResult | None
     return QuantizeResult.model_validate(manifest["result"])
 
 
-def _explicit(spec: CandidateSpec) -> CandidateSpec:
-    """The same candidate with its default group size written out, so that both spellings are one request."""
-    return spec.model_copy(update={"group_size": spec.effective_group_size})
-
-
 def _partial_folder(store: Path | None, fingerprint: Mapping[str, Any]) -> Path:
     text = json.dumps(fingerprint, sort_keys=True)
     return Path(store or "") / f".partial-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
@@ -160,7 +197,7 @@ def _digest_of_sequences(sequences: Sequence[Tensor]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _machine(stream: ModelStream) -> dict[str, Any]:
+def _machine(stream: ModelStream, ranks: Ranks) -> dict[str, Any]:
     """What of software and machine fixes the bytes."""
     return {
         "artefactVersion": ARTEFACT_VERSION,
@@ -170,77 +207,9 @@ def _machine(stream: ModelStream) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "dtype": str(stream.dtype),
         "batchTokens": BATCH_TOKENS,
+        "lengthStep": LENGTH_STEP,
+        "worldSize": ranks.size,
     }
-
-
-def _require_room(target: Path, plan: Plan, model: Path) -> None:
-    """Refuse before any work what the volume can't hold.
-
-    Raises:
-        StageError: `STORAGE_FULL` with the bytes that are free and needed.
-    """
-    companions = sum(path.stat().st_size for path in companion_files(model))
-    need = plan.bytes + companions + _SPARE_BYTES - folder_bytes(target)
-    volume = next(place for place in (target.absolute(), *target.absolute().parents) if place.exists())
-    have = shutil.disk_usage(volume).free
-    if have < need:
-        subject = subject_of(target.parent)
-        raise StageError(Failure(reason=FailureReason.STORAGE_FULL, subject=subject, have=have, need=need))
-
-
-def _write_blocks(
-    folder: Path,
-    reader: CheckpointReader,
-    plan: Plan,
-    stream: ModelStream,
-    sequences: Sequence[Tensor],
-    *,
-    progress: Callable[[Progress], None],
-) -> list[BlockNotes]:
-    """Write every shard that is not there yet: first what lies outside the blocks, then block by block."""
-    count = len(plan.blocks)
-    outer = folder / shard_name(1, count + 1)
-    if not outer.is_file():
-        write_tensors(outer, {name: reader.read(name) for name in plan.outside})
-    walk = stream.walk(sequences) if sequences else None
-    notes = []
-    for index in range(count):
-        shard = folder / shard_name(index + 2, count + 1)
-        notes.append(_block(shard, reader, plan, index, walk))
-        progress(Progress("quantizing blocks", index + 1, count))
-    return notes
-
-
-def _block(shard: Path, reader: CheckpointReader, plan: Plan, index: int, walk: Walk | None) -> BlockNotes:
-    """Write one block's shard unless it is there, and take the walk past it."""
-    if walk is None:
-        return _notes(shard) or _save(shard, *round_block(reader, plan, index))
-    with walk.stream.loaded(index) as block:
-        notes = _notes(shard)
-        if notes is None:
-            notes = _save(shard, *calibrate_block(reader, plan, index, walk))
-        else:
-            entries = read_header(shard)
-            stored = {name: read_entry(entry) for name, entry in entries.items()}
-            put_weights(block, plan, index, plan.architecture.linears, stored)
-            walk.advance(index)
-    return notes
-
-
-def _save(shard: Path, stored: Mapping[str, Tensor], notes: BlockNotes) -> BlockNotes:
-    """Write a block's notes and then its shard, whose presence says that both are there."""
-    write_file(_notes_file(shard), json.dumps(notes.to_json()).encode())
-    write_tensors(shard, stored)
-    return notes
-
-
-def _notes(shard: Path) -> BlockNotes | None:
-    """The notes of a finished block, or None if it is not finished."""
-    return BlockNotes(**json.loads(_notes_file(shard).read_bytes())) if shard.is_file() else None
-
-
-def _notes_file(shard: Path) -> Path:
-    return shard.with_name(f".{shard.stem}.json")
 
 
 def _write_rest(folder: Path, reader: CheckpointReader, plan: Plan) -> tuple[dict[str, tuple[int, str]], list[int]]:
@@ -253,15 +222,19 @@ def _write_rest(folder: Path, reader: CheckpointReader, plan: Plan) -> tuple[dic
     sizes = {shard: {name: entry.bytes for name, entry in entries.items()} for shard, entries in shards.items()}
     copy_companions(reader.folder, folder)
     write_index(folder, sizes)
-    config = {**reader.config, "quantization_config": quantization_config(plan.spec, plan.architecture.head)}
+    modules = {weight.removesuffix(".weight"): precision for weight, precision in plan.precisions.items()}
+    quantization = plan.layout.config(modules, (plan.architecture.head,))
+    config = {**reader.config, "quantization_config": quantization}
     write_json(folder / "config.json", config)
     files = {name: ((folder / name).stat().st_size, file_hash(folder / name)) for name in content_files(folder)}
     return files, [size for entries in sizes.values() for size in entries.values()]
 
 
-def _result(digest: str, sizes: Sequence[int], notes: Sequence[BlockNotes], *, seconds: float) -> QuantizeResult:
+def _result(
+    checkpoint_digest: str, sizes: Sequence[int], notes: Sequence[BlockNotes], *, seconds: float
+) -> QuantizeResult:
     return QuantizeResult(
-        checkpoint_digest=digest,
+        checkpoint_digest=checkpoint_digest,
         bytes=sum(sizes),
         modules=sum(note.modules for note in notes),
         max_damping=max(note.max_damping for note in notes),

@@ -2,20 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
 
-import torch
 from torch import Tensor, nn
 
+from saffron_api.candidate import Method
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
-from saffron_quantizer.algorithms.gptq import Factor, UnstableHessianError, factorize, gptq
+from saffron_quantizer.algorithms.gptq import UnstableHessianError
 from saffron_quantizer.algorithms.hessian import hessian_finish
-from saffron_quantizer.algorithms.rtn import Quantized, rtn
-from saffron_quantizer.checkpoint.formats import WEIGHT_BITS, dequantize, scale_dtype, stored_tensors
-from saffron_quantizer.checkpoint.reader import CheckpointReader
+from saffron_quantizer.algorithms.quantized import Quantized
 from saffron_quantizer.models.calibration import BlockCalibration
 from saffron_quantizer.models.stream import Walk
 from saffron_quantizer.plan import Plan
+from saffron_quantizer.round_linears import LinearNote, RoundedLinear, gptq_linears, rtn_linears
 
 
 @dataclass(frozen=True)
@@ -26,100 +25,137 @@ class BlockNotes:
         modules: linears quantized.
         max_damping: the largest damping that a Hessian needed, as a share of its mean diagonal.
         dead_columns: inputs that were 0 in every token, counted once for linears that share them.
+        linears: what was learnt of each linear, in the order in which they are computed.
     """
 
     modules: int
     max_damping: float = 0.0
     dead_columns: int = 0
+    linears: tuple[LinearNote, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
         return asdict(self)
 
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Self:
+        """From what `to_json` gave."""
+        return cls(**{**told, "linears": tuple(LinearNote(**linear) for linear in told["linears"])})
 
-def round_block(reader: CheckpointReader, plan: Plan, index: int) -> tuple[dict[str, Tensor], BlockNotes]:
-    """A block's stored tensors by RTN."""
+
+@dataclass(frozen=True)
+class QuantizedBlock:
+    """A block as it is written.
+
+    Attributes:
+        stored: its tensors by name.
+        notes: what was learnt.
+    """
+
+    stored: Mapping[str, Tensor]
+    notes: BlockNotes
+
+
+def round_block(plan: Plan, index: int, tensors: dict[str, Tensor]) -> QuantizedBlock:
+    """Quantize a block by RTN, which reads no data.
+
+    Args:
+        plan: what becomes of each tensor.
+        index: of the block.
+        tensors: the block's, by name. Each is taken out once it is quantized, so that memory holds it no longer.
+    """
     stored: dict[str, Tensor] = {}
-    modules = 0
+    notes: list[LinearNote] = []
     for name in plan.blocks[index]:
-        tensor = reader.read(name)
-        if name in plan.linears:
-            stored |= _stored(plan, name, _rtn(plan, tensor))
-            modules += 1
-        else:
-            stored[name] = tensor
-    return stored, BlockNotes(modules)
+        if name not in plan.precisions:
+            continue
+        linear = name.removeprefix(f"{plan.architecture.block(index)}.").removesuffix(".weight")
+        (found,) = rtn_linears({linear: tensors.pop(name)}, plan.precisions[name], plan.spec.scale_search)
+        stored |= store(plan, {name: found.quantized})
+        notes.append(found.note)
+    return QuantizedBlock(stored | tensors, BlockNotes(len(notes), linears=tuple(notes)))
 
 
-def calibrate_block(
-    reader: CheckpointReader, plan: Plan, index: int, walk: Walk
-) -> tuple[dict[str, Tensor], BlockNotes]:
-    """A loaded block's stored tensors by GPTQ; takes the walk past the block.
+def calibrate_block(plan: Plan, index: int, walk: Walk, tensors: dict[str, Tensor]) -> QuantizedBlock:
+    """Quantize a loaded block by what its linears read, and take the walk past it.
 
     Linears are taken in the order in which they are computed, and each is calibrated on what it reads once those before
     it are quantized. At the end the block holds the dequantized weights.
 
+    Args:
+        plan: what becomes of each tensor.
+        index: of the block.
+        walk: stands before it.
+        tensors: the block's, by name. Each is taken out once it is quantized, so that memory holds it no longer.
+
     Raises:
         StageError: `NUMERICALLY_UNSTABLE` if a Hessian can't be factorized.
     """
-    prefix = plan.architecture.block(index)
-    stored = {name: reader.read(name) for name in plan.blocks[index] if name not in plan.linears}
-    factors: list[Factor] = []
+    block = walk.stream.blocks[index]
+    stored: dict[str, Tensor] = {}
+    groups: list[tuple[LinearNote, ...]] = []
     calibration = BlockCalibration(walk, index)
     for group in plan.architecture.input_groups:
-        gram = calibration.gram(group[0])
-        names = [f"{prefix}.{linear}.weight" for linear in group]
-        factors.append(_factorize(gram, walk.tokens, names[0]))
-        for name, quantized in _gptq(plan, names, [reader.read(name) for name in names], factors[-1]).items():
-            stored |= _stored(plan, name, quantized)
-        put_weights(walk.stream.blocks[index], plan, index, group, stored)
+        rounded = _round_group(plan, index, group, tensors, calibration)
+        found = {plan.weight(index, each.note.name): each.quantized for each in rounded}
+        put_weights(block, plan, index, {name: each.dequantize() for name, each in found.items()})
+        stored |= store(plan, found)
+        for name in found:
+            del tensors[name]
+        groups.append(tuple(each.note for each in rounded))
+        del rounded, found
     calibration.advance()
-    return stored, BlockNotes(
-        modules=len(plan.architecture.linears),
-        max_damping=max(factor.damping for factor in factors),
-        dead_columns=sum(factor.dead_columns for factor in factors),
+    notes = BlockNotes(
+        modules=sum(map(len, groups)),
+        max_damping=max(group[0].damping or 0.0 for group in groups),
+        dead_columns=sum(group[0].dead_columns or 0 for group in groups),
+        linears=tuple(note for group in groups for note in group),
     )
+    return QuantizedBlock(stored | tensors, notes)
 
 
-def put_weights(block: nn.Module, plan: Plan, index: int, linears: Sequence[str], stored: Mapping[str, Tensor]) -> None:
-    """Put the weights that stored tensors stand for into some of a loaded block's linears."""
-    for linear in linears:
-        module = block.get_submodule(linear)
-        name = f"{plan.architecture.block(index)}.{linear}.weight"
-        weight = dequantize(plan.spec.scheme, name, stored.__getitem__)
-        dtype = module.get_parameter("weight").dtype
-        module.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
-
-
-def _factorize(gram: Tensor, tokens: int, name: str) -> Factor:
+def _round_group(
+    plan: Plan, index: int, group: Sequence[str], tensors: Mapping[str, Tensor], calibration: BlockCalibration
+) -> list[RoundedLinear]:
+    """Quantize linears that read one input."""
+    weights = {linear: tensors[plan.weight(index, linear)] for linear in group}
+    (precision,) = {plan.precisions[plan.weight(index, linear)] for linear in group}
+    spec = plan.spec
+    if spec.method is Method.RTN:
+        return rtn_linears(weights, precision, spec.scale_search, importance=calibration.squares(group[0]))
+    H = hessian_finish(calibration.gram(group[0]), calibration.tokens)
     try:
-        return factorize(hessian_finish(gram, tokens))
+        return gptq_linears(weights, H, precision, spec.act_order, spec.scale_search)
     except UnstableHessianError as error:
-        raise StageError(Failure(reason=FailureReason.NUMERICALLY_UNSTABLE, subject=subject_of(name))) from error
+        subject = subject_of(plan.weight(index, group[0]))
+        raise StageError(Failure(reason=FailureReason.NUMERICALLY_UNSTABLE, subject=subject)) from error
 
 
-def _gptq(plan: Plan, names: Sequence[str], weights: Sequence[Tensor], factor: Factor) -> dict[str, Quantized]:
-    """Quantize linears that read one input as one matrix, and part the rows again."""
-    result = gptq(
-        torch.cat([weight.float() for weight in weights]),
-        factor,
-        bits=WEIGHT_BITS[plan.spec.scheme],
-        group_size=plan.spec.effective_group_size,
-        scale_dtype=scale_dtype(plan.spec.scheme, weights[0].dtype),
+def store(plan: Plan, quantized: Mapping[str, Quantized]) -> dict[str, Tensor]:
+    """Quantized weights as the layout writes them."""
+    stored: dict[str, Tensor] = {}
+    for name, each in quantized.items():
+        stored |= plan.layout.stored(name, each, plan.precisions[name])
+    return stored
+
+
+def restore(plan: Plan, index: int, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A block's tensors as they are computed with, from those that were written."""
+    return {name: _restored(plan, name, stored) for name in plan.blocks[index]}
+
+
+def _restored(plan: Plan, name: str, stored: Mapping[str, Tensor]) -> Tensor:
+    if name not in plan.precisions:
+        return stored[name]
+    return plan.layout.restored(name, plan.precisions[name], stored.__getitem__).dequantize()
+
+
+def put_weights(block: nn.Module, plan: Plan, index: int, tensors: Mapping[str, Tensor]) -> None:
+    """Put tensors, by their names in the checkpoint, into a loaded block, in the type that it is computed in."""
+    prefix = f"{plan.architecture.block(index)}."
+    own = dict(block.named_parameters())
+    state = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    block.load_state_dict(
+        {name: tensor.to(own[name].dtype) for name, tensor in state.items() if name in own}, strict=False, assign=True
     )
-    rows = [len(weight) for weight in weights]
-    parts = zip(names, torch.split(result.codes, rows), torch.split(result.scale, rows), strict=True)
-    return {name: Quantized(codes, scale) for name, codes, scale in parts}
-
-
-def _rtn(plan: Plan, W: Tensor) -> Quantized:
-    return rtn(
-        W,
-        bits=WEIGHT_BITS[plan.spec.scheme],
-        group_size=plan.spec.effective_group_size,
-        scale_dtype=scale_dtype(plan.spec.scheme, W.dtype),
-    )
-
-
-def _stored(plan: Plan, name: str, quantized: Quantized) -> dict[str, Tensor]:
-    return stored_tensors(plan.spec.scheme, name, quantized.codes, quantized.scale)
+    block.requires_grad_(requires_grad=False)

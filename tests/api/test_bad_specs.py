@@ -59,18 +59,58 @@ def _shown(at: str) -> str:
 
 STEP, RUN = "spec/rollout/steps", "spec/job"
 CANDIDATE = {"name": "x", "method": "RTN", "scheme": "W8A8"}
+GPTQ = {"name": "x", "method": "GPTQ", "scheme": "W4A16"}
 PATH_WORDS = ("pvc://CLAIM/PATH", "no segment that is empty or starts with a dot")
 PAUSE_WORDS = ("a duration such as 30s, 10m or 1h30m, from 1s to 168h",)
 CLAIM_WORDS = ("must be another claim", "must not see samples")
 
 TABLE = {
-    "an unknown method is told those that there are": Bad("spec/candidates/0/method", "AWQ", ("RTN", "GPTQ")),
-    "an unknown scheme is told those that there are": Bad("spec/candidates/0/scheme", "FP8", ("W4A16", "W8A8")),
+    "an unknown method is told those that there are": Bad("spec/candidates/0/method", "NF4", ("RTN", "GPTQ")),
+    "an unknown scheme is told those that there are": Bad("spec/candidates/0/scheme", "W2A16", ("W4A16", "W8A8")),
     "a method in another case is not the method": Bad("spec/candidates/0/method", "gptq", ("RTN", "GPTQ")),
     "a group size that no kernel takes": Bad("spec/candidates/0/groupSize", 48, ("must be one of 32, 64, 128",)),
     "a group size without groups": Bad(
         "spec/candidates/2/groupSize", 128, ("only W4A16 has groups", "leave groupSize out")
     ),
+    "a scheme that the method does not make": Bad(
+        "spec/candidates/0", GPTQ | {"scheme": "FP8"}, ("GPTQ makes W4A16, W8A16 or W8A8",), "spec.candidates[0].scheme"
+    ),
+    "zero points where no engine takes them": Bad("spec/candidates/0/symmetric", False, ("with format AutoAWQ only",)),
+    "a format for 4 bits with 8": Bad("spec/candidates/2/format", "GPTQ", ("only W4A16 can be laid out as",)),
+    "a format that nobody reads": Bad("spec/candidates/0/format", "GGUF", ("CompressedTensors", "AutoAWQ")),
+    "an order of columns without GPTQ": Bad("spec/candidates/0/actOrder", "Static", ("only GPTQ has an order",)),
+    "an order of columns that engines dropped": Bad(
+        "spec/candidates/0", GPTQ | {"actOrder": "Dynamic"}, ("Auto", "Static"), "spec.candidates[0].actOrder"
+    ),
+    "a scale search in floating point": Bad(
+        "spec/candidates/0",
+        {"name": "x", "method": "RTN", "scheme": "FP8", "scaleSearch": "MSE"},
+        ("leave scaleSearch out",),
+        "spec.candidates[0].scaleSearch",
+    ),
+    "a smoothing for another scheme": Bad(
+        "spec/candidates/0",
+        GPTQ | {"smoothing": "SmoothQuant"},
+        ("AWQ to W4A16 and SmoothQuant to W8A8",),
+        "spec.candidates[0].smoothing",
+    ),
+    "a smoothing before rounding": Bad("spec/candidates/0/smoothing", "AWQ", ("comes before GPTQ only",)),
+    "a cache in a format without its scales": Bad(
+        "spec/candidates/0",
+        GPTQ | {"format": "GPTQ", "kvCache": "FP8"},
+        ("only format CompressedTensors stores",),
+        "spec.candidates[0].kvCache",
+    ),
+    "an escalation that has nowhere to go": Bad(
+        "spec/candidates/0",
+        {"name": "x", "method": "RTN", "scheme": "FP8", "escalate": {"maxBytesRatio": 0.6}},
+        ("leave escalate out",),
+        "spec.candidates[0].escalate",
+    ),
+    "an escalation beyond the original": Bad(
+        "spec/candidates/0/escalate/maxBytesRatio", 1.5, ("above 0 and at most 1",)
+    ),
+    "a module's name with a slash": Bad("spec/candidates/0/ignore", ["a/b"], ("",), "spec.candidates[0].ignore[0]"),
     "two candidates of one name": Bad("spec/candidates/1/name", "rtn-int4", ("Duplicate value",), "spec.candidates[1]"),
     "a candidate's name too long for a Job's": Bad("spec/candidates/0/name", "a-name-too-long", ("14",)),
     "a candidate's name in capitals": Bad(
@@ -165,7 +205,7 @@ UNKNOWN = {
     "traffic as a source, which does not exist yet": "spec/data/source/traffic",
     "an image of the author's": "spec/job/podTemplate/image",
     "an identity of the author's": "spec/job/podTemplate/serviceAccountName",
-    "a candidate's field that does not exist yet": "spec/candidates/0/actOrder",
+    "a candidate's field that does not exist yet": "spec/candidates/0/blockSize",
     "a misspelled gate": "spec/gates/perplexityratio",
     "an analysis that does not exist yet": "spec/rollout/analysis",
 }

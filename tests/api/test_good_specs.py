@@ -49,7 +49,9 @@ def test_the_server_and_the_command_line_fill_in_the_same_defaults(example: Path
 
 def test_what_is_left_out_has_its_default_on_the_wire(custom_objects: client.CustomObjectsApi, namespace: str) -> None:
     stored = custom_objects.create_namespaced_custom_object(GROUP, VERSION, namespace, PLURAL, MINIMAL)
+    of_a_candidate = {"symmetric": True, "format": "CompressedTensors", "kvCache": "None", "ignore": []}
     assert stored["spec"] == MINIMAL["spec"] | {
+        "candidates": [candidate | of_a_candidate for candidate in MINIMAL["spec"]["candidates"]],
         "data": MINIMAL["spec"]["data"] | {"maxTokens": 2048, "redact": [], "seed": 0},
         "calibration": {"samples": 512},
         "evaluation": {"samples": 512},

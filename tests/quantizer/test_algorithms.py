@@ -5,10 +5,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saffron_quantizer.algorithms.gptq import DAMPINGS, UnstableHessianError, factorize, gptq
+from saffron_quantizer.algorithms.gptq import DAMPINGS, Order, UnstableHessianError, factorize, gptq
 from saffron_quantizer.algorithms.hessian import add_to_gram, empty_gram, hessian_finish
+from saffron_quantizer.algorithms.quantized import Grid
 from saffron_quantizer.algorithms.rtn import rtn
-from saffron_quantizer.algorithms.scales import SHRINKS, minmax_scales, round_to_codes, searched_scales
+from saffron_quantizer.algorithms.scales import (
+    LEAST_SQUARES,
+    MIN_MAX,
+    SHRINKS,
+    Search,
+    find_scales,
+    round_to_codes,
+)
 
 SHAPES = [(1, 32, 32), (7, 64, 32), (5, 96, 96), (33, 384, 128), (3, 37, None), (2, 300, None)]
 
@@ -28,68 +36,120 @@ def hessian(X):
     return hessian_finish((X.T @ X).float(), len(X))
 
 
-def dequantized(result, columns):
-    return result.codes.float() * result.scale.float().repeat_interleave(columns // result.scale.shape[1], dim=1)
+def spread(per_group, columns):
+    """A number of each group as one of each column."""
+    return per_group.float().repeat_interleave(columns // per_group.shape[1], dim=1)
 
 
-def output_error(W, result, H):
-    E = (W - dequantized(result, W.shape[1])).double()
-    return float((E @ H.double() * E).sum())
+def dequantized(result):
+    columns = result.codes.shape[1]
+    zero = 0 if result.zero is None else spread(result.zero, columns)
+    return (result.codes.float() - zero) * spread(result.scale, columns)
 
 
+def output_errors(W, result, H):
+    """E H Eᵀ of each row."""
+    E = (W - dequantized(result)).double()
+    return (E @ H.double() * E).sum(dim=1)
+
+
+SYMMETRIC = pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "with zero points"])
+
+
+@SYMMETRIC
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize(("rows", "columns", "group"), SHAPES)
-def test_rtn_takes_the_nearest_code_of_each_weight(rows, columns, group, bits):
+def test_rtn_takes_the_nearest_code_of_each_weight(rows, columns, group, bits, symmetric):
     W = weights(rows, columns)
     before = W.clone()
-    result = rtn(W, bits=bits, group_size=group, scale_dtype=torch.bfloat16)
+    result = rtn(W, Grid(bits, group, torch.bfloat16, symmetric))
     every = torch.arange(-(2 ** (bits - 1)), 2 ** (bits - 1))
     assert result.scale.shape == (rows, columns // (group or columns))
-    scale = result.scale.float().repeat_interleave(group or columns, dim=1)
-    distance = (W[:, :, None] - every * scale[:, :, None]).abs()
+    assert (result.zero is None) == symmetric
+    scale = spread(result.scale, columns)
+    zero = torch.zeros_like(scale) if result.zero is None else spread(result.zero, columns)
+    distance = (W[:, :, None] - (every - zero[:, :, None]) * scale[:, :, None]).abs()
     taken = distance.gather(2, (result.codes.long() + 2 ** (bits - 1))[:, :, None])[:, :, 0]
     torch.testing.assert_close(taken, distance.amin(dim=2), rtol=0, atol=1e-6)
     assert torch.equal(W, before)
 
 
+@SYMMETRIC
 @settings(deadline=None)
 @given(
-    st.integers(1, 6), st.integers(1, 5), st.sampled_from([32, 64]), st.integers(0, 2**32 - 1), st.floats(1e-30, 1e30)
+    rows=st.integers(1, 6),
+    groups=st.integers(1, 5),
+    size=st.sampled_from([32, 64]),
+    seed=st.integers(0, 2**32 - 1),
+    magnitude=st.floats(1e-30, 1e30),
+    offset=st.floats(-5, 5),
 )
-def test_min_max_scales_clip_no_weight_by_more_than_half_a_step(rows, groups, size, seed, magnitude):
-    W = weights(rows, groups * size, seed) * magnitude
-    scale = minmax_scales(W, 4, size, torch.float32).repeat_interleave(size, dim=1)
-    codes = round_to_codes(W, minmax_scales(W, 4, size, torch.float32), 4)
-    # A little more than half, for the float32 rounding of the scale and the quotient.
-    assert ((W - codes * scale).abs() <= 0.5001 * scale).all()
+def test_min_max_scales_clip_no_weight_by_more_than_half_a_step(
+    *, symmetric, rows, groups, size, seed, magnitude, offset
+):
+    W = (weights(rows, groups * size, seed) + offset) * magnitude
+    grid = Grid(4, size, torch.float32, symmetric)
+    scales = find_scales(W, grid, MIN_MAX)
+    codes = round_to_codes(W, scales, grid).float()
+    zero = 0 if scales.zero is None else spread(scales.zero, W.shape[1])
+    step = spread(scales.scale, W.shape[1])
+    # Half a step around 0. A zero point is rounded, too, so a range may be shifted by half a step more. And a little
+    # more for the float32 rounding of the scale and the quotient.
+    assert ((W - (codes - zero) * step).abs() <= (0.5001 if symmetric else 1.0001) * step).all()
 
 
+@SYMMETRIC
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_a_group_of_zeros_has_codes_of_zero_and_a_scale_that_is_not(dtype):
-    result = rtn(torch.zeros(2, 64), bits=4, group_size=32, scale_dtype=dtype)
-    assert not result.codes.any()
+def test_a_group_of_zeros_is_zero_and_has_a_scale_that_is_not(dtype, symmetric):
+    result = rtn(torch.zeros(2, 64), Grid(4, 32, dtype, symmetric))
+    assert not dequantized(result).any()
     assert (result.scale > 0).all()
 
 
+def slow_scale(w, shrink, *, symmetric):
+    """The scale and zero point of one group, from their definition."""
+    low, high = (-w.abs().max(), w.abs().max()) if symmetric else (w.min().clamp(max=0), w.max().clamp(min=0))
+    scale = (high - low) / 15 * shrink
+    return scale, 0 if symmetric else torch.clamp(torch.round(-8 - low * shrink / scale), -8, 7)
+
+
+@SYMMETRIC
+@pytest.mark.parametrize("weighed", [False, True], ids=["weights", "weights times activity"])
 @pytest.mark.parametrize(("rows", "columns", "group"), SHAPES)
-def test_the_scale_search_finds_the_least_error_of_its_grid(rows, columns, group):
+def test_the_scale_search_finds_the_least_error_of_its_grid(rows, columns, group, weighed, symmetric):
     W, size = weights(rows, columns), group or columns
-    found = searched_scales(W, 4, group, torch.float32)
+    importance = weights(1, columns, seed=5)[0].square() if weighed else None
+    found = find_scales(W, Grid(4, group, torch.float32, symmetric), Search(importance=importance))
     for row in range(rows):
         for number in range(columns // size):
             part = slice(number * size, (number + 1) * size)
             errors = []
             for shrink in SHRINKS:
-                scale = W[row, part].abs().max() * 2 / 15 * shrink
-                code = torch.clamp(torch.round(W[row, part] / scale), -8, 7)
-                errors.append(float(((code * scale - W[row, part]) ** 2).sum()))
-            best = W[row, part].abs().max() * 2 / 15 * SHRINKS[errors.index(min(errors))]
-            assert found[row, number] == pytest.approx(float(best), rel=1e-6)
+                scale, zero = slow_scale(W[row, part], shrink, symmetric=symmetric)
+                code = torch.clamp(torch.round(W[row, part] / scale) + zero, -8, 7)
+                squared = ((code - zero) * scale - W[row, part]) ** 2
+                errors.append(float((squared * (1 if importance is None else importance[part])).sum()))
+            best, zero = slow_scale(W[row, part], SHRINKS[errors.index(min(errors))], symmetric=symmetric)
+            assert found.scale[row, number] == pytest.approx(float(best), rel=1e-6)
+            assert symmetric or found.zero[row, number] == zero
+
+
+def test_a_group_whose_inputs_are_all_dead_keeps_its_whole_range():
+    W, grid = weights(3, 64), Grid(4, 32, torch.float32)
+    found = find_scales(W, grid, Search(importance=torch.zeros(64)))
+    assert torch.equal(found.scale, find_scales(W, grid, MIN_MAX).scale)
+
+
+@SYMMETRIC
+def test_searched_scales_leave_no_more_error_than_min_max(symmetric):
+    W, grid = weights(9, 256), Grid(4, 64, torch.bfloat16, symmetric)
+    searched, plain = (dequantized(rtn(W, grid, search)) for search in (LEAST_SQUARES, MIN_MAX))
+    assert ((W - searched).square().sum(dim=1) < (W - plain).square().sum(dim=1)).all()
 
 
 def test_groups_must_divide_the_columns():
     with pytest.raises(ValueError, match="groups of 32 do not divide 48 columns"):
-        rtn(weights(2, 48), bits=4, group_size=32, scale_dtype=torch.float32)
+        rtn(weights(2, 48), Grid(4, 32, torch.float32))
 
 
 @pytest.mark.parametrize("columns", [1, 37, 256, 300, 700])
@@ -105,79 +165,133 @@ def test_the_gram_summed_in_parts_is_the_whole_product(columns):
     torch.testing.assert_close(got.double(), expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 
 
-@pytest.mark.parametrize("columns", [1, 5, 64, 130])
-def test_the_factor_is_that_of_the_inverse_of_the_reordered_damped_hessian(columns):
+@pytest.mark.parametrize("order", Order)
+@pytest.mark.parametrize("columns", [1, 5, 64, 130, 515])
+def test_the_factor_is_that_of_the_inverse_of_the_reordered_damped_hessian(columns, order):
     H = hessian(tokens(4 * columns, columns))
     before = H.clone()
-    factor = factorize(H)
-    damped = H.double() + factor.damping * H.double().diagonal().mean() * torch.eye(columns)
-    expected = torch.linalg.cholesky(torch.linalg.inv(damped[factor.order][:, factor.order]), upper=True)
+    factor = factorize(H, order)
+    torch.testing.assert_close(factor.added, factor.damping * H.diagonal().mean().expand(columns))
+    damped = H.double() + factor.added.double().diag()
+    expected = torch.linalg.cholesky(torch.linalg.inv(damped[factor.turns][:, factor.turns]), upper=True)
     torch.testing.assert_close(factor.U.double(), expected, rtol=2e-3, atol=1e-4 * float(expected.abs().max()))
     assert torch.equal(factor.U, factor.U.triu())
-    assert sorted(factor.order.tolist()) == list(range(columns))
-    assert H.diagonal()[factor.order].diff().le(0).all()
+    assert sorted(factor.turns.tolist()) == list(range(columns))
+    assert order is Order.STATIC or factor.turns.tolist() == list(range(columns))
+    assert order is Order.NONE or H.diagonal()[factor.turns].diff().le(0).all()
     assert torch.equal(H, before)
 
 
-def textbook(W, H, order, *, damping, scale, group):
+def textbook(W, H, factor, grid, search):
     """OBQ with a fixed order in float64: after each column the inverse of what remains is taken anew."""
-    W, columns = W.double().clone(), W.shape[1]
-    damped = H.double() + damping * H.double().diagonal().mean() * torch.eye(columns)
+    size = grid.group_size or W.shape[1]
+    scales = find_scales(W, grid, search)
+    scale, zero = scales.scale.double(), scales.zero
+    W = W.double().clone()
+    damped = H.double() + factor.added.double().diag()
     codes = torch.zeros(W.shape, dtype=torch.int8)
-    left = order.tolist()
+    left = factor.turns.tolist()
     while left:
         inverse = torch.linalg.inv(damped[left][:, left])
-        column, s = left[0], scale[:, left[0] // group].double()
-        codes[:, column] = torch.clamp(torch.round(W[:, column] / s), -8, 7).to(torch.int8)
-        error = (W[:, column] - codes[:, column] * s) / inverse[0, 0]
+        column, group = left[0], left[0] // size
+        if factor.order is Order.NONE and grid.group_size and column % size == 0:
+            part = slice(column, column + size)
+            anew = find_scales(W[:, part].float(), grid, search.of(part))
+            scale[:, group] = anew.scale[:, 0].double()
+            if zero is not None:
+                zero[:, group] = anew.zero[:, 0]
+        s, z = scale[:, group], 0 if zero is None else zero[:, group].double()
+        codes[:, column] = torch.clamp(torch.round(W[:, column] / s) + z, -8, 7).to(torch.int8)
+        error = (W[:, column] - (codes[:, column] - z) * s) / inverse[0, 0]
         W[:, left] -= error[:, None] * inverse[0]
         left = left[1:]
     return codes
 
 
+ORDERS = pytest.mark.parametrize("order", Order)
+
+
+@SYMMETRIC
+@ORDERS
+@pytest.mark.parametrize("weighed", [False, True], ids=["weights", "weights times activity"])
 @pytest.mark.parametrize(("rows", "columns", "group"), SHAPES)
-def test_gptq_gives_the_textbooks_codes(rows, columns, group):
+def test_gptq_gives_the_textbooks_codes(*, rows, columns, group, order, weighed, symmetric):
     W, H = weights(rows, columns), hessian(tokens(3 * columns, columns))
     before = W.clone()
-    factor = factorize(H)
-    result = gptq(W, factor, bits=4, group_size=group, scale_dtype=torch.float32)
-    expected = textbook(W, H, factor.order, damping=factor.damping, scale=result.scale, group=group or columns)
+    factor, grid = factorize(H, order), Grid(4, group, torch.float32, symmetric)
+    search = Search(importance=factor.cost if weighed else None)
+    result = gptq(W, factor, grid, search).quantized
     # Float32 against float64: a weight that lies within rounding error of the middle between two codes may fall to the
-    # other side, and those after it in its row follow. More than one in a hundred would be another algorithm.
-    assert (result.codes != expected).float().mean() <= 0.01
+    # other side, and those after it in its row follow, as do scales of groups. More than one in fifty would be another
+    # algorithm.
+    assert (result.codes != textbook(W, H, factor, grid, search)).float().mean() <= 0.02
     assert torch.equal(W, before)
 
 
+@ORDERS
+def test_a_columns_cost_is_the_least_that_a_step_in_it_adds_to_the_output_error(order):
+    """With the columns before it fixed and those after it free: 1 over its entry of the inverse of what remains."""
+    H = hessian(tokens(60, 12))
+    factor = factorize(H, order)
+    damped = (H.double() + factor.added.double().diag())[factor.turns][:, factor.turns]
+    for turn in range(12):
+        rest = damped[turn:, turn:]
+        others = torch.linalg.solve(rest[1:, 1:], -rest[1:, 0]) if turn < 11 else rest[1:, 0]
+        step = torch.cat([torch.ones(1, dtype=torch.float64), others])
+        assert float(factor.cost[factor.turns[turn]]) == pytest.approx(float(step @ rest @ step), rel=1e-3)
+
+
+@ORDERS
+@pytest.mark.parametrize(("rows", "columns", "group"), SHAPES)
+def test_the_loss_that_gptq_tells_is_the_error_at_the_output(rows, columns, group, order):
+    X = tokens(3 * columns, columns)
+    X[:, 5] = 0
+    W, H = weights(rows, columns), hessian(X)
+    result = gptq(W, factorize(H, order), Grid(4, group, torch.float32))
+    expected = output_errors(W, result.quantized, H)
+    # The damping's share is subtracted from sums of float32 squares.
+    torch.testing.assert_close(result.loss, expected, rtol=1e-3, atol=1e-4 * float(expected.mean()))
+
+
+@ORDERS
 @pytest.mark.parametrize(("rows", "columns", "group"), [shape for shape in SHAPES if shape[0] > 1])
-def test_gptq_has_a_smaller_output_error_than_rtn(rows, columns, group):
-    W, H = weights(rows, columns), hessian(tokens(3 * columns, columns))
-    ours = gptq(W, factorize(H), bits=4, group_size=group, scale_dtype=torch.bfloat16)
-    plain = rtn(W, bits=4, group_size=group, scale_dtype=torch.bfloat16)
-    assert output_error(W, ours, H) < 0.7 * output_error(W, plain, H)
+def test_gptq_has_a_smaller_output_error_than_rtn(rows, columns, group, order):
+    # Turned around, so that the columns that matter most come first in either order.
+    W, H = weights(rows, columns), hessian(tokens(3 * columns, columns).flip(1))
+    grid = Grid(4, group, torch.bfloat16)
+    ours, plain = gptq(W, factorize(H, order), grid).quantized, rtn(W, grid)
+    assert output_errors(W, ours, H).sum() < 0.7 * output_errors(W, plain, H).sum()
 
 
-def test_with_independent_inputs_gptq_is_rounding_to_the_nearest():
-    W = weights(6, 64)
-    result = gptq(W, factorize(torch.eye(64)), bits=4, group_size=32, scale_dtype=torch.float32)
-    assert torch.equal(result.codes, round_to_codes(W, result.scale, 4))
+@ORDERS
+@SYMMETRIC
+def test_with_independent_inputs_gptq_is_rounding_to_the_nearest(order, symmetric):
+    W, grid = weights(6, 64), Grid(4, 32, torch.float32, symmetric)
+    ours, plain = gptq(W, factorize(torch.eye(64), order), grid).quantized, rtn(W, grid)
+    assert torch.equal(ours.codes, plain.codes)
+    assert torch.equal(ours.scale, plain.scale)
 
 
-def test_linears_that_share_an_input_may_be_stacked():
-    W, factor = weights(9, 64), factorize(hessian(tokens(99, 64)))
-    whole = gptq(W, factor, bits=4, group_size=32, scale_dtype=torch.float32)
+@ORDERS
+def test_linears_that_share_an_input_may_be_stacked(order):
+    W, factor, grid = weights(9, 64), factorize(hessian(tokens(99, 64)), order), Grid(4, 32, torch.float32)
+    whole = gptq(W, factor, grid)
     for rows in (slice(0, 4), slice(4, 9)):
-        part = gptq(W[rows], factor, bits=4, group_size=32, scale_dtype=torch.float32)
-        assert torch.equal(part.codes, whole.codes[rows])
+        part = gptq(W[rows], factor, grid)
+        assert torch.equal(part.quantized.codes, whole.quantized.codes[rows])
+        # Sums of the same float32 squares in another order.
+        torch.testing.assert_close(part.loss, whole.loss[rows], rtol=1e-4, atol=0)
 
 
 def test_dead_columns_are_counted_and_rounded_to_the_nearest():
     X = tokens(200, 64)
     X[:, [3, 40]] = 0
     W = weights(5, 64)
-    factor = factorize(hessian(X))
-    result = gptq(W, factor, bits=4, group_size=None, scale_dtype=torch.float32)
-    assert factor.dead_columns == 2
-    assert torch.equal(result.codes[:, [3, 40]], round_to_codes(W, result.scale, 4)[:, [3, 40]])
+    factor, grid = factorize(hessian(X)), Grid(4, None, torch.float32)
+    result = gptq(W, factor, grid).quantized
+    assert factor.dead.nonzero().flatten().tolist() == [3, 40]
+    assert factor.cost[[3, 40]].tolist() == [0, 0]
+    assert torch.equal(result.codes[:, [3, 40]], rtn(W, grid).codes[:, [3, 40]])
 
 
 def test_fewer_tokens_than_columns_are_made_good_by_damping():

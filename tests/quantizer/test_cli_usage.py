@@ -19,12 +19,12 @@ REFUSED = {
     "an unknown command": (["fly"], "argument COMMAND: invalid choice: 'fly' (choose from"),
     "an abbreviated option": ([*EVALUATE, "--conf", "0.9"], "unrecognized arguments: --conf 0.9"),
     "an unknown method": (
-        [*QUANTIZE, "--method", "awq", "--scheme", "W4A16"],
-        "argument --method: 'awq' is not one of RTN, GPTQ",
+        [*QUANTIZE, "--method", "nf4", "--scheme", "W4A16"],
+        "argument --method: 'nf4' is not one of RTN, GPTQ, AWQ, SmoothQuant",
     ),
     "an unknown scheme": (
         [*QUANTIZE, "--method", "rtn", "--scheme", "W2"],
-        "argument --scheme: 'W2' is not one of W4A16, W8A8",
+        "argument --scheme: 'W2' is not one of W4A16, W8A16, W8A8, FP8, FP8Static",
     ),
     "a group size that no kernel takes": (
         [*QUANTIZE, "--method", "rtn", "--scheme", "w4a16", "--group-size", "48"],
@@ -36,7 +36,7 @@ REFUSED = {
     ),
     "GPTQ without data": (
         [*QUANTIZE, "--method", "gptq", "--scheme", "W4A16"],
-        "--method GPTQ needs --calibration",
+        "--calibration is needed by --method GPTQ --scheme W4A16 --group-size 128",
     ),
     "two places to write to": (
         [*QUANTIZE, "--method", "rtn", "--scheme", "w8a8", "--store", "s"],
@@ -49,6 +49,10 @@ REFUSED = {
     "samples that are no number": (
         ["sample", "--calibration-samples", "many"],
         "argument --calibration-samples: 'many' is not a whole number from 1 to 100000",
+    ),
+    "memory without a number": (
+        [*QUANTIZE, "--activation-memory", "lots"],
+        "argument --activation-memory: 'lots' is not a number of bytes such as 500M or 2Gi",
     ),
     "an unknown kind of redaction": (
         ["sample", "--redact", "name"],
@@ -146,6 +150,15 @@ def test_help_explains_every_option_and_its_default(name):
 def test_an_enum_is_read_in_any_case(spelling):
     arguments = build_parser().parse_args([*QUANTIZE, "--method", spelling, "--scheme", "w4A16"])
     assert (arguments.method.value, arguments.scheme.value) == ("GPTQ", "W4A16")
+
+
+AMOUNTS = {"0": 0, "1024": 1024, "3k": 3000, "500M": 500_000_000, "2Gi": 2_147_483_648, "1.5Ki": 1536, "0.1T": 10**11}
+
+
+@pytest.mark.parametrize(("text", "expected"), AMOUNTS.items())
+def test_bytes_are_read_as_kubernetes_writes_them(text, expected):
+    rtn = ("--method", "rtn", "--scheme", "w8a8")
+    assert build_parser().parse_args([*QUANTIZE, *rtn, "--activation-memory", text]).activation_memory == expected
 
 
 def test_plain_lines_come_every_few_seconds_and_at_the_end():

@@ -103,8 +103,63 @@ def test_a_written_baseline_gives_the_same_figures(request_, tmp_path):
     result = baseline(request_.original, of, tmp_path / "base", ignore)
     with_it = evaluate(replace(request_, baseline=tmp_path / "base"), None, ignore)
     without = evaluate(request_, None, ignore)
-    assert with_it.gates == without.gates
-    assert (result.perplexity, result.scored_tokens) == (without.perplexity_original, without.scored_tokens)
+    # With a baseline the divergence comes from the candidate's logits alone; only float32 rounding tells them apart.
+    assert [value for row in with_it.gates for value in (row.value, row.lower, row.upper)] == pytest.approx(
+        [value for row in without.gates for value in (row.value, row.lower, row.upper)], rel=1e-5
+    )
+    # Summed over tokens here, and over conversations there.
+    assert result.perplexity == pytest.approx(with_it.perplexity_original, rel=1e-12)
+    assert result.scored_tokens == with_it.scored_tokens
+
+
+def test_of_a_model_that_caps_its_logits_both_models_logits_are_compared(speaking_model, tmp_path):
+    shutil.copytree(speaking_model, tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps({**config, "final_logit_softcapping": 2.0}))
+    made = {"store": None, "work": None, "model_digest": None, "data_digest": None, "progress": ignore}
+    spec = CandidateSpec(method=Method.RTN, scheme=Scheme.W4A16, group_size=32)
+    quantize(model=tmp_path / "model", sequences=None, spec=spec, out=tmp_path / "int4", **made)
+    digest = model_digest(tmp_path / "model", hash_cache=None)
+    request = EvaluateRequest(tmp_path / "model", digest, tmp_path / "int4", gate_set(30), None, 0.95)
+    baseline(request.original, BaselineRequest(digest, request.sequences), tmp_path / "base", ignore)
+    told = []
+    with_it = evaluate(replace(request, baseline=tmp_path / "base"), None, told.append)
+    assert with_it.gates == evaluate(request, None, ignore).gates
+    assert told[-1].activity == "comparing tokens, with the logits of both models"
+
+
+def make_layout_1(folder):
+    """What a baseline of the first layout looked like: no layout among its settings, and the states alone."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["settings"]["layout"]
+    states = load_file(folder / "hidden.safetensors")["hidden"]
+    save_file({"hidden": states}, folder / "hidden.safetensors")
+    manifest["files"]["hidden.safetensors"]["size"] = (folder / "hidden.safetensors").stat().st_size
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_a_baseline_of_an_earlier_layout_is_refused_and_made_again(request_, tmp_path):
+    of = BaselineRequest(request_.model_digest, request_.sequences)
+    first = baseline(request_.original, of, tmp_path / "base", ignore)
+    written = (tmp_path / "base" / "hidden.safetensors").read_bytes()
+    make_layout_1(tmp_path / "base")
+    assert str(failure(replace(request_, baseline=tmp_path / "base"))) == (
+        f"The request is not valid: --baseline={tmp_path}/base. (it holds the baseline of another version of Saffron; "
+        "run `saffron baseline` on it again)"
+    )
+    assert baseline(request_.original, of, tmp_path / "base", ignore) == first
+    assert (tmp_path / "base" / "hidden.safetensors").read_bytes() == written
+
+
+def test_a_baseline_of_an_earlier_layout_and_of_other_data_is_left_alone(request_, tmp_path):
+    baseline(request_.original, BaselineRequest(request_.model_digest, gate_set(3)), tmp_path / "base", ignore)
+    make_layout_1(tmp_path / "base")
+    before = (tmp_path / "base" / "manifest.json").read_bytes()
+    with pytest.raises(StageError):
+        baseline(
+            request_.original, BaselineRequest(request_.model_digest, request_.sequences), tmp_path / "base", ignore
+        )
+    assert (tmp_path / "base" / "manifest.json").read_bytes() == before
 
 
 def test_a_baseline_is_made_once(request_, tmp_path):

@@ -13,9 +13,13 @@ from hypothesis import strategies as st
 
 from saffron_api.candidate import CandidateSpec, Scheme
 from saffron_api.failures import FailureReason, StageError
-from saffron_quantizer.checkpoint.formats import pack, quantization_config, scheme_of, stored_bytes, unpack
+from saffron_quantizer.checkpoint.formats.compressed_tensors import COMPRESSED_TENSORS
+from saffron_quantizer.checkpoint.formats.packing import pack, unpack
+from saffron_quantizer.checkpoint.formats.registry import quantization_of
+from saffron_quantizer.models import int8_linear
 from saffron_quantizer.models.int8_linear import Int8Linear, int8_matmul, quantize_per_token
 from saffron_quantizer.models.stream import ModelStream
+from saffron_quantizer.precision import Precision, precision_of
 from saffron_quantizer.progress import ignore
 from saffron_quantizer.quantize import quantize
 
@@ -31,18 +35,19 @@ def codes_of(rows, columns, seed):
 @given(CODES)
 def test_packing_is_undone_by_unpacking(shape):
     codes = codes_of(*shape)
-    assert torch.equal(unpack(pack(codes), codes.shape[1]), codes)
+    assert torch.equal(unpack(pack(codes, 4), codes.shape[1], 4), codes)
 
 
 @settings(deadline=None)
 @given(CODES)
 def test_packing_equals_compressed_tensors(shape):
     codes = codes_of(*shape)
-    assert torch.equal(pack(codes), pack_to_int32(codes, 4))
+    assert torch.equal(pack(codes, 4), pack_to_int32(codes, 4))
 
 
 def test_the_first_code_is_in_the_lowest_bits_and_8_is_added():
-    assert pack(torch.tensor([[-8, -7, 0, 7, -8, -8, -8, 7]], dtype=torch.int8)).tolist() == [[0xF000F810 - (1 << 32)]]
+    codes = torch.tensor([[-8, -7, 0, 7, -8, -8, -8, 7]], dtype=torch.int8)
+    assert pack(codes, 4).tolist() == [[0xF000F810 - (1 << 32)]]
 
 
 @pytest.mark.parametrize(
@@ -54,7 +59,7 @@ def test_the_first_code_is_in_the_lowest_bits_and_8_is_added():
     ],
 )
 def test_stored_bytes_are_codes_scales_and_shape(scheme, rows, columns, group, expected):
-    assert stored_bytes(scheme, rows, columns, group, torch.bfloat16) == expected
+    assert COMPRESSED_TENSORS.stored_bytes(Precision(scheme, group), rows, columns, torch.bfloat16) == expected
 
 
 SPECS = {
@@ -66,7 +71,8 @@ SPECS = {
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_the_config_is_what_compressed_tensors_parses(spec):
-    config = quantization_config(spec, "lm_head")
+    precision = precision_of(spec)
+    config = COMPRESSED_TENSORS.config({"model.layers.0.mlp.up_proj": precision}, ("lm_head",))
     parsed = QuantizationConfig.model_validate(config)
     weights = parsed.config_groups["group_0"].weights
     assert (weights.num_bits, weights.group_size, weights.symmetric) == (
@@ -74,12 +80,14 @@ def test_the_config_is_what_compressed_tensors_parses(spec):
         spec.effective_group_size,
         True,
     )
-    assert scheme_of({"quantization_config": json.loads(json.dumps(config))}) is spec.scheme
+    layout, assignment = quantization_of({"quantization_config": json.loads(json.dumps(config))})
+    assert layout is COMPRESSED_TENSORS
+    assert (assignment("model.layers.0.mlp.up_proj"), assignment("lm_head")) == (precision, None)
 
 
 def test_a_model_that_is_quantized_in_another_way_is_refused():
     with pytest.raises(StageError) as caught:
-        scheme_of({"quantization_config": {"quant_method": "gptq", "bits": 4}})
+        quantization_of({"quantization_config": {"quant_method": "gptq", "bits": 4}})
     assert caught.value.failure.reason is FailureReason.ARCHITECTURE_UNSUPPORTED
     assert caught.value.failure.subject == "quantization_config(gptq)"
 
@@ -130,6 +138,20 @@ def test_int8_linear_is_the_integer_product_times_both_scales():
                 product = sum(a * b for a, b in zip(rounded, codes[row].tolist(), strict=True))
                 expected[batch, token, row] = product * step * scale[row].item() + bias[row].item()
     torch.testing.assert_close(layer(x), expected)
+
+
+@pytest.mark.parametrize("at_once", [1, 4, 11])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_number_of_tokens_at_once_changes_no_bit_and_no_input(at_once, dtype, monkeypatch):
+    torch.manual_seed(0)
+    layer = Int8Linear(33, 7, bias=True)
+    codes = torch.randint(-128, 128, (7, 33), dtype=torch.int8)
+    layer.load_state_dict({"weight": codes, "weight_scale": torch.rand(7, 1), "bias": torch.randn(7)}, assign=True)
+    x = torch.randn(11, 33).to(dtype)
+    before, expected = x.clone(), layer(x)
+    monkeypatch.setattr(int8_linear, "_TOKENS_AT_ONCE", at_once)
+    assert torch.equal(layer(x), expected)
+    assert torch.equal(x, before)
 
 
 def test_a_token_of_zeros_has_codes_of_zero():

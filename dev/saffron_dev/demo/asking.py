@@ -12,7 +12,8 @@ from saffron_dev.demo.pods import pod_spec
 from saffron_dev.demo.serving import PORT, TARGET
 
 ASKER = "asker"
-_PAUSE_SECONDS = "0.25"
+_PAUSE_SECONDS = "1"
+"""Each answer takes all cores of a small machine. With a short pause the client takes most of them from the Jobs."""
 _SCRIPT = "/client/client.py"
 
 

@@ -100,6 +100,8 @@ def install_operator(where: Place, *, quantizer_image: str | None = None) -> Non
 def remove(where: Place, *, crd: bool) -> None:
     """Remove the release and the two namespaces, and wait until they are gone."""
     options = ("--ignore-not-found", f"--timeout={_DELETE_SECONDS}s")
+    # Its pods take their time to end; meanwhile the release is removed.
+    where.serving.run("delete", "namespace", SERVING, "--ignore-not-found", "--wait=false")
     if where.serving.get("namespace", SYSTEM) is not None:
         # Cluster roles and the admission policy belong to no namespace.
         uninstall = [str(helm()), "uninstall", RELEASE, "--ignore-not-found", "--wait", "--timeout", "120s"]

@@ -29,7 +29,7 @@ _GPU = "nvidia.com/gpu"
 _RUN_SECONDS = 3600
 _START_SECONDS = 600
 _END_SECONDS = 120
-_AFTERWARDS_SECONDS = 10
+_AFTERWARDS_SECONDS = 5
 
 
 def tour(settings: Settings, *, keep: bool) -> None:

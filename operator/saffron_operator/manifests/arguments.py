@@ -2,6 +2,7 @@
 
 import json
 
+from saffron_api.candidate import command_line
 from saffron_api.quantized_model import Candidate, QuantizedModelSpec
 
 MODEL_MOUNT = "/mnt/model"
@@ -34,8 +35,7 @@ def inspect(uid: str, spec: QuantizedModelSpec) -> list[str]:
     """Check the model, compute its digest and predict the candidates' sizes."""
     arguments = ["inspect", "--model", _model(spec), *_hash_cache(uid)]
     for candidate in spec.candidates:
-        recipe = candidate.recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
-        arguments += ["--candidate", json.dumps({"name": candidate.name, **recipe})]
+        arguments += ["--candidate", json.dumps({"name": candidate.name, **candidate.told})]
     return arguments + RESULT
 
 
@@ -65,12 +65,10 @@ def quantize(
     uid: str, spec: QuantizedModelSpec, candidate: Candidate, *, model_digest: str, sample_key: str, key: str
 ) -> list[str]:
     """Make one candidate's checkpoint."""
-    group = candidate.recipe.effective_group_size
     return [
         *["quantize", "--model", _model(spec), "--model-digest", model_digest, *_hash_cache(uid)],
         *["--calibration", _workspace(uid, "samples", sample_key) + "/calibration.jsonl"],
-        *["--method", candidate.method.value, "--scheme", candidate.scheme.value],
-        *(["--group-size", str(group)] if group is not None else []),
+        *command_line(candidate),
         *["--work", _workspace(uid, "quantize", key)],
         *["--store", f"{CHECKPOINTS_MOUNT}/{spec.storage.checkpoints.path}", *RESULT],
     ]

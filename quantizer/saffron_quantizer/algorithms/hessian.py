@@ -35,5 +35,11 @@ def hessian_finish(H: Tensor, n: int) -> Tensor:
         H: [d, d] float32 raw sum; unchanged.
         n: tokens, at least 1.
     """
-    lower = torch.tril(H) * (2.0 / n)
-    return lower + torch.tril(lower, -1).T
+    finished = torch.tril(H).mul_(2.0 / n)
+    # Panel by panel, since another copy would be as large as all else that a block needs.
+    for begin in range(0, len(H), _PANEL):
+        end = begin + _PANEL
+        corner = finished[begin:end, begin:end]
+        corner += torch.tril(corner, -1).T
+        finished[begin:end, end:] = finished[end:, begin:end].T
+    return finished

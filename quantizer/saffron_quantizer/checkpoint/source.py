@@ -5,25 +5,27 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from saffron_api.candidate import Scheme
-from saffron_quantizer.checkpoint.formats import dequantize, scheme_of
+from saffron_quantizer.checkpoint.formats.format import Assignment, Format
+from saffron_quantizer.checkpoint.formats.registry import quantization_of
 from saffron_quantizer.checkpoint.reader import CheckpointReader
 from saffron_quantizer.checkpoint.tensor_file import malformed
+from saffron_quantizer.precision import Activations, Precision
 
 
 class ModelSource:
     """The weights of a folder: an original's, or those of a checkpoint that we wrote."""
 
-    def __init__(self, reader: CheckpointReader, scheme: Scheme | None) -> None:
+    def __init__(self, reader: CheckpointReader, quantization: tuple[Format, Assignment] | None) -> None:
         self._reader = reader
-        self._scheme = scheme
+        self._quantization = quantization
         self.folder = reader.folder
         self.config = reader.config
 
-    @property
-    def int8_activations(self) -> bool:
-        """Whether linears round their activations to int8."""
-        return self._scheme is Scheme.W8A8
+    def precision(self, weight: str) -> Precision | None:
+        """The precision of a linear's weight by its name; None for any tensor that is stored as it was."""
+        if self._quantization is None or f"{weight}_scale" not in self._reader.entries:
+            return None
+        return self._quantization[1](weight.removesuffix(".weight"))
 
     @property
     def stored_dtype(self) -> torch.dtype:
@@ -41,10 +43,11 @@ class ModelSource:
             raise malformed(name)
 
     def read(self, name: str) -> Tensor:
-        """Read a tensor as stored, or dequantized where it is packed."""
-        if self._scheme is not None and f"{name}_packed" in self._reader.entries:
-            return dequantize(self._scheme, name, self._reader.read)
-        return self._reader.read(name)
+        """Read a tensor as a model computes with it: dequantized, or as codes where inputs are rounded, too."""
+        precision = self.precision(name)
+        if self._quantization is None or precision is None or precision.activations is not Activations.AS_THEY_ARE:
+            return self._reader.read(name)
+        return self._quantization[0].restored(name, precision, self._reader.read).dequantize()
 
 
 def open_source(folder: Path) -> ModelSource:
@@ -54,4 +57,4 @@ def open_source(folder: Path) -> ModelSource:
         StageError: as for `CheckpointReader`; `ARCHITECTURE_UNSUPPORTED` if it is quantized in another way than ours.
     """
     reader = CheckpointReader(folder)
-    return ModelSource(reader, scheme_of(reader.config))
+    return ModelSource(reader, quantization_of(reader.config))

@@ -1,8 +1,8 @@
 """Writing a checkpoint's files: safetensors shards and what goes with them, each whole or absent."""
 
 import json
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from saffron_quantizer.atomic import write_chunks, write_file
 from saffron_quantizer.checkpoint.reader import INDEX
-from saffron_quantizer.checkpoint.tensor_file import DTYPES
+from saffron_quantizer.checkpoint.tensor_file import DTYPES, TensorEntry
 
 _ALIGNMENT = 8
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -42,28 +42,41 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, mode: int = 0o64
     Raises:
         StageError: `STORAGE_FULL`.
     """
-    write_chunks(path, _chunks(tensors), mode=mode)
+    kinds = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+    write_chunks(path, _chunks(kinds, tensors.__getitem__), mode=mode)
 
 
-def _chunks(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
+def copy_tensors(path: Path, entries: Mapping[str, TensorEntry], read: Callable[[str], Tensor]) -> None:
+    """Write tensors of other files into one file, with no more than one of them in memory.
+
+    Args:
+        path: the file.
+        entries: what is known of each tensor.
+        read: reads one by its name.
+
+    Raises:
+        StageError: `STORAGE_FULL`, or what `read` raises.
+    """
+    write_chunks(path, _chunks({name: (entry.dtype, entry.shape) for name, entry in entries.items()}, read), mode=0o644)
+
+
+def _chunks(
+    kinds: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], read: Callable[[str], Tensor]
+) -> Iterator[bytes | memoryview]:
     """The file piece by piece: the widest elements first, so that each tensor is aligned to its own."""
-    names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+    names = sorted(kinds, key=lambda name: (-kinds[name][0].itemsize, name))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name in names:
-        tensor = tensors[name]
-        end = offset + tensor.numel() * tensor.dtype.itemsize
-        header[name] = {
-            "dtype": _NAMES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [offset, end],
-        }
+        dtype, shape = kinds[name]
+        end = offset + prod(shape) * dtype.itemsize
+        header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
     yield len(text).to_bytes(_ALIGNMENT, "little") + text
     for name in names:
-        yield tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().data
+        yield read(name).contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def write_index(folder: Path, shards: Mapping[str, Mapping[str, int]]) -> None:
@@ -96,8 +109,3 @@ def copy_companions(model: Path, folder: Path) -> None:
     """
     for path in companion_files(model):
         write_file(folder / path.name, path.read_bytes())
-
-
-def remove_folder(folder: Path) -> None:
-    """Remove unfinished work."""
-    shutil.rmtree(folder)

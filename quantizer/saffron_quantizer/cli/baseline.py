@@ -1,4 +1,4 @@
-"""`saffron baseline`: the original's hidden states on the gate set, once for all candidates."""
+"""`saffron baseline`: the original on the gate set, once for all candidates."""
 
 import argparse
 import sys
@@ -22,9 +22,10 @@ def add_to(commands: "Commands") -> None:
     parser = add_command(
         commands,
         "baseline",
-        summary="compute the original's hidden states on the gate set once",
-        about="Compute the original's final hidden states on the gate set, so that each candidate is compared with "
-        "them without computing them again. At most 65536 tokens are scored.",
+        summary="compute the original on the gate set once for all candidates",
+        about="Compute the original's final hidden states on the gate set, and of its distributions over the "
+        "vocabulary what a comparison needs, so that no evaluation computes them again. At most 65536 tokens are "
+        "scored.",
         run=partial(run_stage, Stage.BASELINE, work=_work),
     )
     add_original(parser)
@@ -34,7 +35,7 @@ def add_to(commands: "Commands") -> None:
         type=Path,
         required=True,
         metavar="DIR",
-        help="new folder for the hidden states, readable by its owner only; if a run with the same model and data "
+        help="new folder for what is computed, readable by its owner only; if a run with the same model and data "
         "finished it, it is only reported",
     )
     add_output(parser)

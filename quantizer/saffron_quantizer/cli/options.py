@@ -1,8 +1,10 @@
 """Options that subcommands share, and how their values are read: each refusal says what is allowed."""
 
 import argparse
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
@@ -39,6 +41,19 @@ def whole_number(low: int, high: int) -> Callable[[str], int]:
         return int(text)
 
     return read
+
+
+_UNITS = {"": 1, "k": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4} | {
+    f"{letter}i": 1024**power for power, letter in enumerate("KMGT", start=1)
+}
+
+
+def quantity_of_bytes(text: str) -> int:
+    """Read bytes as Kubernetes writes them: 500M is 500,000,000 and 2Gi is 2,147,483,648."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([kMGT]|[KMGT]i)?", text, re.ASCII)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of bytes such as 500M or 2Gi")
+    return int(Decimal(found[1]) * _UNITS[found[2] or ""])
 
 
 def level(text: str) -> float:

@@ -1,29 +1,20 @@
 """`saffron quantize`: make a checkpoint."""
 
 import argparse
+import os
 import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
-from saffron_api.candidate import (
-    ALLOWED,
-    DEFAULT_GROUP_SIZE,
-    GROUP_SIZES,
-    NEEDS_CALIBRATION,
-    CandidateSpec,
-    Method,
-    Scheme,
-)
+from saffron_api.candidate import command_line
 from saffron_api.results import QuantizeResult, Stage
+from saffron_quantizer.cli.candidate import add_candidate, candidate_of
 from saffron_quantizer.cli.options import (
     add_original,
     add_output,
     add_sequences,
-    choice,
-    refusals,
+    quantity_of_bytes,
     unchanged,
     whole_number,
 )
@@ -50,13 +41,13 @@ def add_to(commands: "Commands") -> None:
         run=partial(run_stage, Stage.QUANTIZE, work=_work),
     )
     add_original(parser, what="the model")
-    _add_candidate(parser)
+    add_candidate(parser)
     parser.add_argument(
         "--calibration",
         type=Path,
         metavar="FILE",
         help="what the weights are fitted to: calibration.jsonl of `saffron sample`, or JSONL with text, prompt or "
-        f"messages; needed by {', '.join(sorted(NEEDS_CALIBRATION))}",
+        "messages; needed by all but RTN, and by RTN with FP8Static, scaleSearch Hessian or kvCache FP8",
     )
     parser.add_argument(
         "--samples",
@@ -81,66 +72,46 @@ def add_to(commands: "Commands") -> None:
         metavar="DIR",
         help="folder that remembers the result, so that a second run only reports it (default: none)",
     )
+    parser.add_argument(
+        "--activation-memory",
+        type=quantity_of_bytes,
+        metavar="BYTES",
+        help="activations beyond so many bytes, as 2Gi, are kept in a file in --work, or else in the checkpoint's "
+        "folder, instead of in memory; it changes the time and no bit of the checkpoint (default: half of the memory "
+        "that is free and that the weights do not need)",
+    )
     add_output(parser)
 
 
-def _add_candidate(parser: argparse.ArgumentParser) -> None:
-    makes = "; ".join(f"{method} makes {', '.join(schemes)}" for method, schemes in ALLOWED.items())
-    parser.add_argument(
-        "--method",
-        type=choice(Method),
-        required=True,
-        metavar="METHOD",
-        help=f"how the codes are found: {', '.join(Method)}, in any case",
-    )
-    parser.add_argument(
-        "--scheme",
-        type=choice(Scheme),
-        required=True,
-        metavar="SCHEME",
-        help="bits of weights (W) and activations (A): W4A16 is int4 weights, W8A8 int8 weights and int8 activations "
-        f"rounded per token as they come. {makes}",
-    )
-    parser.add_argument(
-        "--group-size",
-        type=int,
-        metavar="N",
-        help=f"columns that share one scale: {', '.join(map(str, GROUP_SIZES))}; with W4A16 only "
-        f"(default: {DEFAULT_GROUP_SIZE})",
-    )
-
-
-def _spec(arguments: argparse.Namespace) -> CandidateSpec:
-    try:
-        return CandidateSpec.model_validate(
-            {"method": arguments.method, "scheme": arguments.scheme, "groupSize": arguments.group_size}
-        )
-    except ValidationError as error:
-        arguments.refuse(refusals(error))
-        raise
-
-
 def _work(arguments: argparse.Namespace) -> Outcome:
-    spec = _spec(arguments)
-    if spec.method in NEEDS_CALIBRATION and arguments.calibration is None:
-        arguments.refuse(f"--method {spec.method} needs --calibration")
+    spec = candidate_of(arguments)
+    if spec.needs_calibration and arguments.calibration is None:
+        arguments.refuse(f"--calibration is needed by {' '.join(command_line(spec))}")
     # Torch takes seconds that --help need not wait for.
     from saffron_quantizer.atomic import private_folder  # noqa: PLC0415
+    from saffron_quantizer.progress import ignore  # noqa: PLC0415
     from saffron_quantizer.quantize import quantize  # noqa: PLC0415
+    from saffron_quantizer.ranks import joined  # noqa: PLC0415
 
     if arguments.work is not None:
         private_folder(arguments.work)
-    with unchanged(arguments.model, arguments) as digest, shown_progress(sys.stderr) as progress:
+    with (
+        joined(os.environ) as ranks,
+        unchanged(arguments.model, arguments) as digest,
+        shown_progress(sys.stderr) as progress,
+    ):
         result = quantize(
             model=arguments.model,
-            sequences=_calibration(arguments) if spec.method in NEEDS_CALIBRATION else None,
+            sequences=_calibration(arguments) if spec.needs_calibration else None,
             spec=spec,
             store=arguments.store,
             out=arguments.out,
             work=arguments.work,
             model_digest=digest,
             data_digest=None,
-            progress=progress,
+            progress=progress if ranks.is_first else ignore,
+            activation_memory=arguments.activation_memory,
+            ranks=ranks,
         )
     return Outcome(result, _text(result))
 

@@ -1,8 +1,12 @@
-"""The Baseline stage: the original's final hidden states on the gate set, computed once for all candidates."""
+"""The Baseline stage: what candidates are compared with, computed once for all of them.
 
-from collections.abc import Sequence
+That is the original's final hidden states on the gate set, and its distributions over the vocabulary there.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -11,18 +15,34 @@ from saffron_api.failures import Failure, FailureReason, StageError, subject_of
 from saffron_api.results import BaselineResult
 from saffron_quantizer.artefact import finish, open_artefact
 from saffron_quantizer.atomic import PRIVATE_FILE, private_folder
-from saffron_quantizer.checkpoint.manifest import read_manifest
+from saffron_quantizer.checkpoint.manifest import MANIFEST, read_manifest
 from saffron_quantizer.checkpoint.tensor_file import read_entry, read_header
 from saffron_quantizer.checkpoint.writer import write_tensors
 from saffron_quantizer.data.sequences import TokenSequence, sequences_digest
-from saffron_quantizer.evaluation.divergence import Scored, negative_log_likelihood
+from saffron_quantizer.evaluation.distributions import Distributions, original_distributions
+from saffron_quantizer.evaluation.divergence import Scored
 from saffron_quantizer.evaluation.figures import perplexity
 from saffron_quantizer.evaluation.hidden import ScoredHidden, scored_hidden, storage_dtype
 from saffron_quantizer.models.stream import ModelStream
 from saffron_quantizer.progress import ProgressSink
 
 _FILE = "hidden.safetensors"
-_TENSOR = "hidden"
+_HIDDEN = "hidden"
+_LAYOUT = 2
+"""Raised when the file holds something else: 1 held the hidden states alone."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What is kept of the original.
+
+    Attributes:
+        states: [N, hidden], its final hidden states before the scored tokens, in `storage_dtype`.
+        distributions: its own at the scored tokens.
+    """
+
+    states: Tensor
+    distributions: Distributions
 
 
 @dataclass(frozen=True)
@@ -38,32 +58,45 @@ class BaselineRequest:
     sequences: Sequence[TokenSequence]
 
     @property
-    def settings(self) -> dict[str, str]:
+    def settings(self) -> dict[str, str | int]:
         """What the baseline depends on."""
         return {
             "stage": "baseline",
+            "layout": _LAYOUT,
             "modelDigest": self.model_digest,
             "dataDigest": sequences_digest(self.sequences),
         }
 
 
 def baseline(model: Path, request: BaselineRequest, out: Path, progress: ProgressSink) -> BaselineResult:
-    """Write the states into a folder that only its owner can read; a finished one is only reported.
+    """Write it into a folder that only its owner can read; a finished one is only reported.
 
     Raises:
         StageError: the model can't be used, the disk is full, or the folder holds something else.
     """
     private_folder(out)
+    _discard_other_layout(out, request)
     finished = open_artefact(out, settings=request.settings, files=[_FILE])
     if finished is not None:
         return BaselineResult.model_validate(finished)
     stream = ModelStream.open(model)
     hidden = original_hidden(stream, request.sequences, progress)
-    write_tensors(out / _FILE, {_TENSOR: hidden.states}, mode=PRIVATE_FILE)
-    nll = negative_log_likelihood(Scored(stream, hidden.states), hidden.targets, progress=progress)
-    result = BaselineResult(perplexity=perplexity(nll.numpy(), np.ones(len(nll))), scored_tokens=len(nll))
+    found = original_distributions(Scored(stream, hidden.states), hidden.targets, progress=progress)
+    write_tensors(out / _FILE, {_HIDDEN: hidden.states, **found.tensors}, mode=PRIVATE_FILE)
+    nll = found.nll.numpy()
+    result = BaselineResult(perplexity=perplexity(nll, np.ones(len(nll))), scored_tokens=len(nll))
     finish(out, settings=request.settings, result=result, notes={"dtype": str(hidden.states.dtype)})
     return result
+
+
+def _discard_other_layout(folder: Path, request: BaselineRequest) -> None:
+    """Let what another version of Saffron wrote for the same request be made again: it lacks what is read now."""
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return
+    made_with = manifest.get("settings", {})
+    if made_with != request.settings and {**made_with, "layout": _LAYOUT} == request.settings:
+        (folder / MANIFEST).unlink()
 
 
 def original_hidden(stream: ModelStream, sequences: Sequence[TokenSequence], progress: ProgressSink) -> ScoredHidden:
@@ -78,16 +111,29 @@ def original_hidden(stream: ModelStream, sequences: Sequence[TokenSequence], pro
     return ScoredHidden(hidden.states.to(storage_dtype(hidden.states)), hidden.targets)
 
 
-def read_baseline(folder: Path, request: BaselineRequest) -> Tensor:
-    """The original's states, [N, hidden], that were written for the same request.
+def read_baseline(folder: Path, request: BaselineRequest) -> Baseline:
+    """What was written for the same request.
 
     Raises:
-        StageError: `SPEC_INVALID` if the folder holds no finished baseline or one of another model or other data,
-            `INPUT_CHANGED` if it is damaged.
+        StageError: `SPEC_INVALID` if the folder holds no finished baseline, one of another version, or one of another
+            model or other data; `INPUT_CHANGED` if it is damaged.
     """
     manifest = read_manifest(folder)
-    if manifest is None or manifest.get("settings") != request.settings:
-        what = "no finished baseline" if manifest is None else "the baseline of another model or other data"
-        subject = subject_of(f"--baseline={folder}")
-        raise StageError(Failure(reason=FailureReason.SPEC_INVALID, subject=subject), detail=f"it holds {what}")
-    return read_entry(read_header(folder / _FILE)[_TENSOR])
+    made_with = None if manifest is None else manifest.get("settings", {})
+    if made_with != request.settings:
+        raise _refused(folder, _why_refused(made_with))
+    tensors = {name: read_entry(entry) for name, entry in read_header(folder / _FILE).items()}
+    return Baseline(tensors[_HIDDEN], Distributions.of_tensors(tensors))
+
+
+def _why_refused(made_with: Mapping[str, Any] | None) -> str:
+    if made_with is None:
+        return "it holds no finished baseline"
+    if made_with.get("layout") != _LAYOUT:
+        return "it holds the baseline of another version of Saffron; run `saffron baseline` on it again"
+    return "it holds the baseline of another model or other data"
+
+
+def _refused(folder: Path, why: str) -> StageError:
+    subject = subject_of(f"--baseline={folder}")
+    return StageError(Failure(reason=FailureReason.SPEC_INVALID, subject=subject), detail=why)

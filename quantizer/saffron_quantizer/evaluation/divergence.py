@@ -9,6 +9,7 @@ from saffron_api.failures import Failure, FailureReason, StageError
 from saffron_quantizer.evaluation.vocabulary import (
     TOKENS_PER_CHUNK,
     RunningSoftmax,
+    head_piece,
     logit_piece,
     pieces,
     target_logits,
@@ -44,7 +45,10 @@ class Scored:
 
 
 def compare_tokens(original: Scored, candidate: Scored, targets: Tensor, *, progress: ProgressSink) -> TokenFigures:
-    """The figures of all scored tokens, `targets` [N] int64.
+    """The figures of all scored tokens, `targets` [N] int64, from the logits of both models.
+
+    It holds for any two heads. Where they are one, and several candidates meet one original,
+    `reference.compare_to_reference` computes half as many logits.
 
     Raises:
         StageError: `SPEC_INVALID` if the vocabularies differ, `FIGURES_NOT_FINITE` if a figure is NaN or infinite.
@@ -64,8 +68,10 @@ def compare_tokens(original: Scored, candidate: Scored, targets: Tensor, *, prog
                 targets[part],
             )
         )
-        progress(Progress("comparing tokens", min(start + TOKENS_PER_CHUNK, total), total))
-    return TokenFigures(*_finite(torch.cat(chunks, dim=1), FailureReason.FIGURES_NOT_FINITE))
+        progress(
+            Progress("comparing tokens, with the logits of both models", min(start + TOKENS_PER_CHUNK, total), total)
+        )
+    return TokenFigures(*finite(torch.cat(chunks, dim=1), FailureReason.FIGURES_NOT_FINITE))
 
 
 def _compare_chunk(original: Scored, candidate: Scored, targets: Tensor) -> Tensor:
@@ -76,10 +82,11 @@ def _compare_chunk(original: Scored, candidate: Scored, targets: Tensor) -> Tens
     """
     rows = len(targets)
     softmax_p, softmax_q = RunningSoftmax(rows), RunningSoftmax(rows)
-    target_p, target_q, weighted = torch.zeros(rows), torch.zeros(rows), torch.zeros(rows)
+    target_p, target_q = torch.zeros(rows), torch.zeros(rows)
+    weighted = torch.zeros(rows, dtype=torch.float64)
     for start in pieces(original.stream.vocab_size):
-        logits_p = logit_piece(original.stream, original.states, start)  # [n, piece]
-        logits_q = logit_piece(candidate.stream, candidate.states, start)
+        logits_p = logit_piece(original.stream, original.states, head_piece(original.stream, start))  # [n, piece]
+        logits_q = logit_piece(candidate.stream, candidate.states, head_piece(candidate.stream, start))
         target_p = target_logits(target_p, logits_p, targets, start)
         target_q = target_logits(target_q, logits_q, targets, start)
         difference = logits_p - logits_q
@@ -92,28 +99,8 @@ def _compare_chunk(original: Scored, candidate: Scored, targets: Tensor) -> Tens
     return torch.stack([log_z_p - target_p, log_z_q - target_q, divergence, agreement]).double()
 
 
-def negative_log_likelihood(scored: Scored, targets: Tensor, *, progress: ProgressSink) -> Tensor:
-    """-log p of each scored token, [N] float64.
-
-    Raises:
-        StageError: `MODEL_NOT_FINITE` if one is NaN or infinite.
-    """
-    chunks = []
-    total = len(targets)
-    for first in range(0, total, TOKENS_PER_CHUNK):
-        part = slice(first, first + TOKENS_PER_CHUNK)
-        softmax = RunningSoftmax(len(targets[part]))
-        own = torch.zeros(len(targets[part]))
-        for start in pieces(scored.stream.vocab_size):
-            logits = logit_piece(scored.stream, scored.states[part], start)
-            own = target_logits(own, logits, targets[part], start)
-            softmax.add(logits, start)
-        chunks.append(softmax.log_mass - own)
-        progress(Progress("scoring tokens", min(first + TOKENS_PER_CHUNK, total), total))
-    return _finite(torch.cat(chunks).double(), FailureReason.MODEL_NOT_FINITE)
-
-
-def _finite(figures: Tensor, reason: FailureReason) -> Tensor:
+def finite(figures: Tensor, reason: FailureReason) -> Tensor:
+    """The figures, unless one is NaN or infinite, which ends with the reason."""
     if not torch.isfinite(figures).all():
         raise StageError(Failure(reason=reason, subject="logits"))
     return figures

@@ -21,12 +21,12 @@ from saffron_quantizer.data.tokenizer import Tokenizer
 from saffron_quantizer.engine_address import Engine
 from saffron_quantizer.evaluation.baseline import BaselineRequest, original_hidden, read_baseline
 from saffron_quantizer.evaluation.bootstrap import SEED, resamples_for
-from saffron_quantizer.evaluation.divergence import (
-    Scored,
-    TokenFigures,
-    compare_tokens,
-    negative_log_likelihood,
+from saffron_quantizer.evaluation.distributions import (
+    comparable,
+    compare_distributions,
+    original_distributions,
 )
+from saffron_quantizer.evaluation.divergence import Scored, TokenFigures, compare_tokens
 from saffron_quantizer.evaluation.engine import engine_nll
 from saffron_quantizer.evaluation.figures import exact_figure, measured_figures, perplexity, sum_by_unit
 from saffron_quantizer.evaluation.hidden import scored_hidden, scored_tokens
@@ -46,7 +46,7 @@ class EvaluateRequest:
         model_digest: of the original.
         candidate: folder of a checkpoint that we wrote.
         sequences: the gate set, as made by `limit_scored`.
-        baseline: folder of the original's states; None to compute them here.
+        baseline: folder of what `baseline` wrote; None to compute the original's states here.
         confidence: level of each one-sided bound.
         engine: that serves the candidate and is asked for its log-probabilities; None to compute them here.
         tasks: folder with tasks of lm-evaluation-harness that both models are to do; None for none.
@@ -133,25 +133,30 @@ def _settings(request: EvaluateRequest, manifest: Any) -> Settings:  # noqa: ANN
     )
 
 
-def _measure(request: EvaluateRequest, original: ModelStream, progress: ProgressSink) -> tuple[TokenFigures, Timings]:
+def _measure(request: EvaluateRequest, stream: ModelStream, progress: ProgressSink) -> tuple[TokenFigures, Timings]:
     begun = time.monotonic()
+    base = None
     if request.baseline is None:
-        states = original_hidden(original, request.sequences, progress).states
+        original = Scored(stream, original_hidden(stream, request.sequences, progress).states)
     else:
-        states = read_baseline(request.baseline, BaselineRequest(request.model_digest, request.sequences))
+        base = read_baseline(request.baseline, BaselineRequest(request.model_digest, request.sequences))
+        original = Scored(stream, base.states)
     original_done = time.monotonic()
     if request.engine is None:
         candidate, targets = _candidate_states(request, progress)
         candidate_done = time.monotonic()
         # Both are rounded alike, so that a candidate which equals its original has a divergence of 0.
-        rounded = Scored(candidate.stream, candidate.states.to(states.dtype))
-        figures = compare_tokens(Scored(original, states), rounded, targets, progress=progress)
+        scored = Scored(candidate.stream, candidate.states.to(original.states.dtype))
+        if base is not None and comparable(base.distributions, original, scored):
+            figures = compare_distributions(base.distributions, original, scored, targets, progress=progress)
+        else:
+            figures = compare_tokens(original, scored, targets, progress=progress)
     else:
-        nll_candidate = engine_nll(request.engine, request.sequences, progress)
+        nll = engine_nll(request.engine, request.sequences, progress)
         candidate_done = time.monotonic()
-        scored = Scored(original, states)
-        nll_original = negative_log_likelihood(scored, scored_tokens(request.sequences), progress=progress)
-        figures = TokenFigures(nll_original, nll_candidate, divergence=None, agreement=None)
+        targets = scored_tokens(request.sequences)
+        known = base.distributions if base else original_distributions(original, targets, progress=progress)
+        figures = TokenFigures(known.nll, nll, divergence=None, agreement=None)
     timings = Timings(
         original=round(original_done - begun, 1),
         candidate=round(candidate_done - original_done, 1),

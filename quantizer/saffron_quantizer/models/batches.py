@@ -12,7 +12,7 @@ from torch import Tensor
 
 BATCH_TOKENS = 4096
 """Tokens of one batch, padding included; a longer sequence is a batch by itself. Part of what fixes the bytes."""
-_LENGTH_STEP = 32
+LENGTH_STEP = 32
 """Padded lengths are multiples of this, so that few distinct lengths need a mask and a rotary embedding each."""
 
 
@@ -58,7 +58,7 @@ def make_batches(sequences: Sequence[Tensor]) -> list[Batch]:
 
 
 def _padded(length: int) -> int:
-    return -(-length // _LENGTH_STEP) * _LENGTH_STEP
+    return -(-length // LENGTH_STEP) * LENGTH_STEP
 
 
 def _batch(sequences: Sequence[Tensor], rows: Sequence[int]) -> Batch:

@@ -1,8 +1,11 @@
 """One block, run over all sequences again and again while its linears are quantized one after the other.
 
 Each linear is calibrated on what it reads once those before it are quantized, so the block runs anew up to each one.
-What a sublayer's last linear reads does not change any more when that one is quantized, so it is kept, if there is
-room, and the rest of the sublayer need not be computed again: attention above all.
+What a run has computed before it comes to the first linear that is not quantized yet does not change any more. So the
+outputs of the block's parts (norms, attention, MLP) are kept, and so is what the last linear of a sublayer reads: no
+later run computes them again, attention above all.
+
+Where several processes share the sequences, each runs its own, and sums are added up over all of them.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,11 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from saffron_quantizer.algorithms.hessian import add_to_gram, empty_gram
+from saffron_quantizer.models.activations import Shelf
 from saffron_quantizer.models.architectures import Sublayer
+from saffron_quantizer.models.compute import products_in_bfloat16
 from saffron_quantizer.models.stream import Walk
-
-KEEP_BYTES = 1 << 30
-"""Room for what one sublayer's last linear reads, in all sequences. It changes the time and no bit of the result."""
 
 
 class _EnoughError(Exception):
@@ -33,10 +35,17 @@ class BlockCalibration:
         self._index = index
         self._block = walk.stream.blocks[index]
         self._sublayers = walk.stream.architecture.sublayers
-        self._kept: dict[str, list[Tensor]] = {}
         self._batch = 0
+        count = len(walk.batches)
+        self._inputs = {sublayer.module: walk.memory.shelf(count) for sublayer in self._sublayers}  # of its last linear
+        self._outputs = {part: walk.memory.shelf(count) for part, _ in self._block.named_children()}
+        self._pairs: set[str] = set()  # parts whose output is a pair of a tensor and None
 
-    @torch.no_grad()
+    @property
+    def tokens(self) -> int:
+        """Tokens that each linear reads, those of all ranks."""
+        return self._walk.tokens
+
     def gram(self, linear: str) -> Tensor:
         """Run the block up to a linear and sum xᵀx of the tokens that it reads, padding left out.
 
@@ -44,22 +53,48 @@ class BlockCalibration:
             linear: its name inside the block.
 
         Returns:
-            The raw sum, lower triangle of [d, d] float32.
+            The raw sum over the tokens of all ranks, lower triangle of [d, d] float32.
         """
-        module = self._block.get_submodule(linear)
-        gram = empty_gram(module.get_parameter("weight").shape[1])
-        kept: list[Tensor] = []
-        keep = self._has_room(linear)
+        gram = empty_gram(self._columns(linear))
+
+        def add(x: Tensor) -> None:
+            with products_in_bfloat16(x.dtype):
+                add_to_gram(x, gram)
+
+        self._listen(linear, add)
+        return self._walk.ranks.sum(gram)
+
+    def squares(self, linear: str) -> Tensor:
+        """As `gram`, but its diagonal only, [d] float32."""
+        squares = torch.zeros(self._columns(linear))
+
+        def add(x: Tensor) -> None:
+            squares.add_(x.float().square_().sum(dim=0))
+
+        self._listen(linear, add)
+        return self._walk.ranks.sum(squares)
+
+    @torch.no_grad()
+    def advance(self) -> None:
+        """Run the whole block and take the walk past it."""
+        for number in range(len(self._walk.batches)):
+            self._walk.states[number] = self._run(number)
+            self._drop(number)
+
+    @torch.no_grad()
+    def _listen(self, linear: str, take: Callable[[Tensor], None]) -> None:
+        """Run the block up to a linear, and hand over what it reads: [tokens, d] of each batch, without padding."""
+        sublayer = next((sublayer for sublayer in self._sublayers if sublayer.last == linear), None)
 
         def listen(_: nn.Module, args: tuple[Tensor, ...]) -> None:
             real = self._walk.batches[self._batch].real
             x = args[0]  # [rows, padded length, d]
-            add_to_gram(x.flatten(0, 1) if bool(real.all()) else x[real], gram)
-            if keep:
-                kept.append(x)
+            take(x.flatten(0, 1) if bool(real.all()) else x[real])
+            if sublayer is not None:
+                self._inputs[sublayer.module][self._batch] = x
             raise _EnoughError
 
-        handle = module.register_forward_pre_hook(listen)
+        handle = self._block.get_submodule(linear).register_forward_pre_hook(listen)
         try:
             for number in range(len(self._walk.batches)):
                 try:
@@ -68,36 +103,65 @@ class BlockCalibration:
                     continue
         finally:
             handle.remove()
-        if kept:
-            self._kept[linear] = kept
-        return gram
-
-    @torch.no_grad()
-    def advance(self) -> None:
-        """Run the whole block and take the walk past it."""
-        for number in range(len(self._walk.batches)):
-            self._walk.states[number] = self._run(number)
 
     def _run(self, number: int) -> Tensor:
+        """Run the block for a batch, without what is known; keep the outputs of the parts that come to their end."""
         self._batch = number
-        with _shortened(self._block, {s: self._kept[s.last][number] for s in self._sublayers if s.last in self._kept}):
+        with _shortened(self._block, self._shortcuts(number)), _watched(self._block, self._keep):
             return self._walk.run(self._index, number)
 
-    def _has_room(self, linear: str) -> bool:
-        """Whether a linear is a sublayer's last, and what it reads may be kept."""
-        if all(sublayer.last != linear for sublayer in self._sublayers):
-            return False
-        padded = sum(batch.tokens.numel() for batch in self._walk.batches)
-        width = self._block.get_submodule(linear).get_parameter("weight").shape[1]
-        return padded * width * self._walk.states[0].dtype.itemsize <= KEEP_BYTES
+    def _keep(self, part: str, output: object) -> None:
+        """Keep a part's output, unless it is more than a tensor."""
+        if self._batch in self._outputs[part]:
+            return
+        if isinstance(output, tuple) and all(other is None for other in output[1:]):
+            self._pairs.add(part)
+            (output, *_) = output
+        if isinstance(output, Tensor):
+            self._outputs[part][self._batch] = output
+            if part in self._inputs:
+                self._inputs[part].clear(self._batch)
+
+    def _drop(self, number: int) -> None:
+        """Forget what is kept of a batch."""
+        for kept in (*self._inputs.values(), *self._outputs.values()):
+            kept.clear(number)
+
+    def _shortcuts(self, number: int) -> dict[str, Callable[..., Any]]:
+        """What stands in for parts of the block: an output, or the last linear of a sublayer on what it reads."""
+        found = {
+            sublayer.module: _last_alone(self._block.get_submodule(sublayer.last), sublayer, kept, number)
+            for sublayer in self._sublayers
+            if number in (kept := self._inputs[sublayer.module])
+        }
+        known = {part: kept for part, kept in self._outputs.items() if number in kept}
+        return found | {part: _known(kept, number, pair=part in self._pairs) for part, kept in known.items()}
+
+    def _columns(self, linear: str) -> int:
+        return self._block.get_submodule(linear).get_parameter("weight").shape[1]
 
 
 @contextmanager
-def _shortened(block: nn.Module, kept: dict[Sublayer, Tensor]) -> Iterator[None]:
-    """Let sublayers give their last linear's output for what it is known to read."""
-    modules = [block.get_submodule(sublayer.module) for sublayer in kept]
-    for module, (sublayer, x) in zip(modules, kept.items(), strict=True):
-        module.forward = _shortcut(block.get_submodule(sublayer.last), sublayer, x)
+def _watched(block: nn.Module, keep: Callable[[str, Any], None]) -> Iterator[None]:
+    """Hand over the output of each of a block's parts when it is computed."""
+
+    def hook(part: str) -> Callable[..., None]:
+        return lambda _module, _args, output: keep(part, output)
+
+    handles = [module.register_forward_hook(hook(part)) for part, module in block.named_children()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _shortened(block: nn.Module, shortcuts: dict[str, Callable[..., Any]]) -> Iterator[None]:
+    """Let other functions stand in for parts of a block."""
+    modules = [block.get_submodule(part) for part in shortcuts]
+    for module, shortcut in zip(modules, shortcuts.values(), strict=True):
+        module.forward = shortcut
     try:
         yield
     finally:
@@ -105,8 +169,13 @@ def _shortened(block: nn.Module, kept: dict[Sublayer, Tensor]) -> Iterator[None]
             del module.forward
 
 
-def _shortcut(last: nn.Module, sublayer: Sublayer, x: Tensor) -> Callable[..., Any]:
+def _known(kept: Shelf, number: int, *, pair: bool) -> Callable[..., Any]:
+    return lambda *_, **__: (kept[number], None) if pair else kept[number]
+
+
+def _last_alone(last: nn.Module, sublayer: Sublayer, kept: Shelf, number: int) -> Callable[..., Any]:
     def forward(*_: object, **__: object) -> object:
-        return (last(x), None) if sublayer.gives_attention_weights else last(x)
+        output = last(kept[number])
+        return (output, None) if sublayer.gives_attention_weights else output
 
     return forward

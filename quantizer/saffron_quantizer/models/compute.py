@@ -1,5 +1,9 @@
 """The type that a model is computed in, which depends on what the processor multiplies fast."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 
 
@@ -15,3 +19,18 @@ def compute_dtype(stored: torch.dtype) -> torch.dtype:
     instructions for it: without them it is six times slower than float32.
     """
     return torch.bfloat16 if stored == torch.bfloat16 and has_fast_bfloat16() else torch.float32
+
+
+@contextmanager
+def products_in_bfloat16(dtype: torch.dtype) -> Iterator[None]:
+    """Let float32 products of numbers that were of a type run on the processor's bfloat16 units, if that loses nothing.
+
+    Products of two bfloat16 numbers are exact in float32, and so is what is added up.
+    """
+    settings: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined] # it is made at run time
+    before = settings.fp32_precision
+    settings.fp32_precision = "bf16" if dtype == torch.bfloat16 and has_fast_bfloat16() else before
+    try:
+        yield
+    finally:
+        settings.fp32_precision = before

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 
 _LARGEST = 127
+_TOKENS_AT_ONCE = 256
+"""Few enough that what lies between the steps stays in the processor's cache; tokens are independent of each other."""
 
 
 class Int8Linear(nn.Module):
@@ -20,12 +22,17 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] in any floating type -> [..., out] in that type."""
-        codes, scale = quantize_per_token(x.reshape(-1, x.shape[-1]))
-        product = int8_matmul(codes, self.weight)  # [tokens, out]
-        y = product * scale * self.weight_scale.T
-        if self.bias is not None:
-            y += self.bias.float()
-        return y.to(x.dtype).reshape(*x.shape[:-1], -1)
+        tokens = x.reshape(-1, x.shape[-1])
+        y = torch.empty(len(tokens), self.weight.shape[0], dtype=x.dtype, device=x.device)
+        for first in range(0, len(tokens), _TOKENS_AT_ONCE):
+            part = slice(first, first + _TOKENS_AT_ONCE)
+            codes, scale = quantize_per_token(tokens[part])
+            product = int8_matmul(codes, self.weight)  # [tokens, out]
+            product.mul_(scale).mul_(self.weight_scale.T)
+            if self.bias is not None:
+                product.add_(self.bias.float())
+            y[part] = product
+        return y.reshape(*x.shape[:-1], -1)
 
 
 def quantize_per_token(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -37,9 +44,9 @@ def quantize_per_token(x: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Codes [tokens, channels] int8 and scales [tokens, 1] float32. A token of zeros has codes 0.
     """
-    x = x.float()
-    scale = x.abs().amax(dim=1, keepdim=True) / _LARGEST
-    codes = torch.round(x / scale.clamp_min(torch.finfo(torch.float32).tiny)).clamp_(-_LARGEST - 1, _LARGEST)
+    scale = x.abs().amax(dim=1, keepdim=True).float() / _LARGEST
+    # No quotient is above 127 by more than its own rounding, so none is clamped.
+    codes = x.to(torch.float32, copy=True).div_(scale.clamp_min(torch.finfo(torch.float32).tiny)).round_()
     return codes.to(torch.int8), scale
 
 

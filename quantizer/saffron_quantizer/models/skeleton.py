@@ -1,5 +1,6 @@
 """A model's modules without its weights: transformers' own classes, into which weights are put block by block."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +14,10 @@ from transformers.initialization import no_init_weights
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
 from saffron_quantizer.models.architectures import Architecture, find_architecture
 from saffron_quantizer.models.int8_linear import Int8Linear
+from saffron_quantizer.precision import Activations, Precision
+
+ROUNDING_LINEARS = {Activations.INT8_PER_TOKEN: Int8Linear}
+"""The modules that round their inputs as engines do, and compute from codes."""
 
 
 class WeightSource(Protocol):
@@ -25,6 +30,10 @@ class WeightSource(Protocol):
         """Read one tensor, checked."""
         ...
 
+    def precision(self, weight: str) -> Precision | None:
+        """Tell how a linear is computed; None where it is not quantized."""
+        ...
+
     def require(self, name: str, shape: tuple[int, ...]) -> None:
         """Refuse a folder that lacks a tensor or has it in another shape."""
         ...
@@ -33,13 +42,12 @@ class WeightSource(Protocol):
 class Skeleton:
     """The modules of one model. Parameters are on torch's meta device until loaded; buffers are real."""
 
-    def __init__(self, source: WeightSource, dtype: torch.dtype, *, int8: bool) -> None:
+    def __init__(self, source: WeightSource, dtype: torch.dtype) -> None:
         """Build the modules.
 
         Args:
             source: where config and weights are.
             dtype: what is computed in; parameters are converted to it.
-            int8: whether the blocks' linears are W8A8.
 
         Raises:
             StageError: `ARCHITECTURE_UNSUPPORTED` if no row of our table fits config.json; `MODEL_MALFORMED` if
@@ -59,41 +67,57 @@ class Skeleton:
         self.config = config
         self.model.eval()
         self.blocks: nn.ModuleList = self.model.get_submodule(self.architecture.blocks)
-        if int8:
-            for block in self.blocks:
-                for name in self.architecture.linears:
-                    _replace_by_int8(block, name)
+        for index, block in enumerate(self.blocks):
+            for name in self.architecture.linears:
+                precision = source.precision(f"{self.architecture.block(index)}.{name}.weight")
+                if precision is not None and precision.activations in ROUNDING_LINEARS:
+                    _replace(block, name, ROUNDING_LINEARS[precision.activations])
         # Before any work, so that a folder with a hole never becomes a checkpoint with one.
         for name, parameter in self.model.named_parameters():
             if name != f"{self.architecture.head}.weight" or not config.tie_word_embeddings:
                 source.require(name, tuple(parameter.shape))
 
-    def load_block(self, index: int) -> nn.Module:
-        """Put a block's weights into its modules and return it. `unload` gives the memory back."""
-        return self._load(self.blocks[index], self.architecture.block(index))
+    def read_block(self, index: int) -> dict[str, Tensor]:
+        """Read what a block computes with, by the names in the checkpoint."""
+        prefix = self.architecture.block(index)
+        names = [f"{prefix}.{name}" for name, _ in self.blocks[index].named_parameters()]
+        return {name: self._computed(name, self._source.read(name)) for name in names}
+
+    def load_block(self, index: int, tensors: Mapping[str, Tensor]) -> nn.Module:
+        """Put a block's weights into its modules and return it. `unload` gives the memory back.
+
+        Args:
+            index: of the block.
+            tensors: at least what `read_block` gives, as stored or as computed with.
+        """
+        return self._load(self.blocks[index], self.architecture.block(index), tensors.__getitem__)
 
     def load_embedding(self) -> nn.Module:
         """Put its weights into the token embedding and return it."""
-        return self._load(self.model.get_submodule(self.architecture.embedding), self.architecture.embedding)
+        name = self.architecture.embedding
+        return self._load(self.model.get_submodule(name), name, self._source.read)
 
     def load_final_norm(self) -> nn.Module:
         """Put its weights into the norm after the last block and return it."""
-        return self._load(self.model.get_submodule(self.architecture.final_norm), self.architecture.final_norm)
+        name = self.architecture.final_norm
+        return self._load(self.model.get_submodule(name), name, self._source.read)
 
     def read_head(self) -> Tensor:
         """Read the output projection, [vocabulary, hidden]: its own, or the embedding where they are tied."""
         name = self.architecture.embedding if self.config.tie_word_embeddings else self.architecture.head
         return self._source.read(f"{name}.weight").to(self.dtype)
 
-    def _load(self, module: nn.Module, prefix: str) -> nn.Module:
+    def _load(self, module: nn.Module, prefix: str, read: Callable[[str], Tensor]) -> nn.Module:
         """Read each parameter of a module by its name in the checkpoint."""
-        state = {}
-        for name, _ in module.named_parameters():
-            tensor = self._source.read(f"{prefix}.{name}")
-            exact = name.endswith("weight_scale") or not tensor.is_floating_point()
-            state[name] = tensor if exact else tensor.to(self.dtype)
+        names = {name: f"{prefix}.{name}" for name, _ in module.named_parameters()}
+        state = {name: self._computed(stored, read(stored)) for name, stored in names.items()}
         module.load_state_dict(state, strict=False, assign=True)
         return module.requires_grad_(requires_grad=False)
+
+    def _computed(self, name: str, tensor: Tensor) -> Tensor:
+        """A parameter in the type that it is computed in."""
+        exact = name.endswith("weight_scale") or not tensor.is_floating_point()
+        return tensor if exact else tensor.to(self.dtype)
 
 
 def unload(module: nn.Module) -> None:
@@ -158,10 +182,10 @@ def block_inputs(skeleton: Skeleton, length: int) -> list[BlockInputs]:
     return [BlockInputs(recorder.keywords) for recorder in recorders]
 
 
-def _replace_by_int8(block: nn.Module, name: str) -> None:
+def _replace(block: nn.Module, name: str, kind: type[Int8Linear]) -> None:
     parent, _, leaf = name.rpartition(".")
     linear = block.get_submodule(name)
     if not isinstance(linear, nn.Linear):
         raise TypeError(f"{name} is no linear layer; the table of architectures is wrong")
-    replacement = Int8Linear(linear.in_features, linear.out_features, bias=linear.bias is not None)
+    replacement = kind(linear.in_features, linear.out_features, bias=linear.bias is not None)
     setattr(block.get_submodule(parent), leaf, replacement)

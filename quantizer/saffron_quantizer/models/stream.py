@@ -1,6 +1,6 @@
-"""A causal language model walked block by block: memory holds one block and the activations, never the model."""
+"""A causal language model walked block by block: memory holds a few blocks and some activations, never the model."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,10 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from saffron_quantizer.alongside import ahead
 from saffron_quantizer.checkpoint.source import open_source
+from saffron_quantizer.models.activations import ActivationMemory, Shelf
 from saffron_quantizer.models.batches import Batch, make_batches
 from saffron_quantizer.models.compute import compute_dtype
 from saffron_quantizer.models.skeleton import BlockInputs, Skeleton, block_inputs, unload
+from saffron_quantizer.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -20,18 +23,19 @@ class Walk:
 
     Attributes:
         stream: the model.
-        batches: the sequences.
+        batches: this process's share of the sequences.
         states: what the next block reads, [rows, padded length, hidden] a batch; replaced as the walk goes on.
+        memory: where activations are kept.
+        ranks: the processes that walk together, each with its share.
+        tokens: of the sequences of all of them, without padding.
     """
 
     stream: "ModelStream"
     batches: Sequence[Batch]
-    states: list[Tensor]
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of all sequences, without padding."""
-        return sum(sum(batch.lengths) for batch in self.batches)
+    states: Shelf
+    memory: ActivationMemory
+    ranks: Ranks
+    tokens: int
 
     @torch.no_grad()
     def advance(self, index: int) -> None:
@@ -58,6 +62,7 @@ class ModelStream:
         self.n_blocks = len(skeleton.blocks)
         self.vocab_size: int = skeleton.config.vocab_size
         self.hidden_size: int = skeleton.config.hidden_size
+        self._logit_cap: float | None = getattr(skeleton.config, "final_logit_softcapping", None)
 
     @staticmethod
     def open(folder: Path, *, dtype: torch.dtype | None = None) -> "ModelStream":
@@ -73,7 +78,7 @@ class ModelStream:
             StageError: the folder is missing, unsafe, incomplete, malformed or of an unknown architecture.
         """
         source = open_source(folder)
-        return ModelStream(Skeleton(source, dtype or compute_dtype(source.stored_dtype), int8=source.int8_activations))
+        return ModelStream(Skeleton(source, dtype or compute_dtype(source.stored_dtype)))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -94,11 +99,12 @@ class ModelStream:
             For each sequence [T, hidden] in the compute type.
         """
         walk = self.walk(sequences)
-        for index in range(self.n_blocks):
-            with self.loaded(index):
-                walk.advance(index)
-            if on_block is not None:
-                on_block(index + 1, self.n_blocks)
+        with ahead(self._skeleton.read_block, range(self.n_blocks)) as blocks:
+            for index, tensors in enumerate(blocks):
+                with self.loaded(index, tensors):
+                    walk.advance(index)
+                if on_block is not None:
+                    on_block(index + 1, self.n_blocks)
         norm = self._skeleton.load_final_norm()
         final: list[Tensor] = [torch.empty(0)] * len(sequences)
         for batch, state in zip(walk.batches, walk.states, strict=True):
@@ -119,24 +125,45 @@ class ModelStream:
             self._head = self._skeleton.read_head()
         return self._head
 
+    @property
+    def caps_logits(self) -> bool:
+        """Whether logits are capped, and so no longer linear in the hidden states."""
+        return self._logit_cap is not None
+
     def cap(self, logits: Tensor) -> Tensor:
         """Cap logits of any shape if the model does."""
-        cap = getattr(self._skeleton.config, "final_logit_softcapping", None)
+        cap = self._logit_cap
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
     @torch.no_grad()
-    def walk(self, sequences: Sequence[Tensor]) -> Walk:
-        """Embed sequences, 1-D int64 token ids of any lengths, and stand before the first block."""
-        batches = make_batches(sequences)
+    def walk(
+        self, sequences: Sequence[Tensor], *, memory: ActivationMemory | None = None, ranks: Ranks = ALONE
+    ) -> Walk:
+        """Embed sequences and stand before the first block.
+
+        Args:
+            sequences: 1-D int64 token ids of any lengths, those of all ranks.
+            memory: where activations are kept; by default in memory, without a bound.
+            ranks: the processes that walk together.
+        """
+        batches = make_batches(ranks.share(sequences))
+        kept = memory or ActivationMemory()
+        states = kept.shelf(len(batches))
         embedding = self._skeleton.load_embedding()
-        states = [embedding(batch.tokens) for batch in batches]
+        for number, batch in enumerate(batches):
+            states[number] = embedding(batch.tokens)
         unload(embedding)
-        return Walk(self, batches, states)
+        return Walk(self, batches, states, kept, ranks, tokens=sum(map(len, sequences)))
 
     @contextmanager
-    def loaded(self, index: int) -> Iterator[nn.Module]:
-        """A block with its weights, for as long as the context lasts."""
-        block = self._skeleton.load_block(index)
+    def loaded(self, index: int, tensors: Mapping[str, Tensor] | None = None) -> Iterator[nn.Module]:
+        """A block with its weights, for as long as the context lasts.
+
+        Args:
+            index: of the block.
+            tensors: its tensors by their names in the checkpoint; read by default.
+        """
+        block = self._skeleton.load_block(index, self._skeleton.read_block(index) if tensors is None else tensors)
         try:
             yield block
         finally:

@@ -1,0 +1,1 @@
+"""How quantized checkpoints are laid out on disk: one file a format, each to the bit as engines read it."""

@@ -1,0 +1,113 @@
+"""The shards of a checkpoint, one a block, each with the notes of what making it took beside it until all is done.
+
+While a block is computed, one thread reads the next and another writes the one before.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from saffron_quantizer.alongside import ahead, behind
+from saffron_quantizer.atomic import write_file
+from saffron_quantizer.checkpoint.reader import CheckpointReader
+from saffron_quantizer.checkpoint.tensor_file import read_entry, read_header
+from saffron_quantizer.checkpoint.writer import copy_tensors, shard_name, write_tensors
+from saffron_quantizer.models.activations import ActivationMemory
+from saffron_quantizer.models.stream import ModelStream, Walk
+from saffron_quantizer.plan import Plan
+from saffron_quantizer.progress import Progress, ProgressSink
+from saffron_quantizer.quantize_block import BlockNotes, QuantizedBlock, calibrate_block, restore, round_block
+from saffron_quantizer.ranks import Ranks
+
+
+def write_shards(
+    folder: Path,
+    reader: CheckpointReader,
+    plan: Plan,
+    stream: ModelStream,
+    sequences: Sequence[Tensor],
+    *,
+    memory: ActivationMemory,
+    ranks: Ranks,
+    progress: ProgressSink,
+) -> list[BlockNotes]:
+    """Write every shard that is not there yet: first what lies outside the blocks, then block by block.
+
+    Only the first rank writes. All are written when this returns.
+
+    Raises:
+        StageError: the model can't be read, a block can't be quantized, the disk is full, ranks differ.
+    """
+    outer, *shards = (folder / shard_name(number + 1, len(plan.blocks) + 1) for number in range(len(plan.blocks) + 1))
+    finished: list[bool] = ranks.from_first(lambda: [shard.is_file() for shard in shards])
+    if ranks.is_first and not outer.is_file():
+        copy_tensors(outer, {name: reader.entry(name) for name in plan.outside}, reader.read)
+    if not sequences and not ranks.is_first:
+        return []
+    walk = stream.walk(sequences, memory=memory, ranks=ranks) if sequences else None
+
+    def tensors_of(index: int) -> dict[str, Tensor]:
+        if finished[index]:
+            return restore(plan, index, {name: read_entry(entry) for name, entry in read_header(shards[index]).items()})
+        return {name: reader.read(name) for name in plan.blocks[index]}
+
+    needed = [index for index in range(len(shards)) if walk is not None or not finished[index]]
+    notes = []
+    with behind() as put_away, ahead(tensors_of, needed) as blocks:
+        for index, shard in enumerate(shards):
+            if finished[index]:
+                _replay(index, walk, blocks)
+                notes.append(_notes(shard))
+            else:
+                block = _block(plan, index, walk, next(blocks))
+                notes.append(block.notes)
+                if ranks.is_first:
+                    put_away(partial(_save, shard, block))
+                del block
+            put_away(partial(progress, Progress("quantizing blocks", index + 1, len(shards))))
+    return notes
+
+
+def _replay(index: int, walk: Walk | None, blocks: Iterator[dict[str, Tensor]]) -> None:
+    """Take the walk past a finished block, by its weights as they were stored."""
+    if walk is not None:
+        with walk.stream.loaded(index, next(blocks)):
+            walk.advance(index)
+
+
+def _block(plan: Plan, index: int, walk: Walk | None, tensors: dict[str, Tensor]) -> QuantizedBlock:
+    """Quantize a block, and take the walk past it."""
+    if walk is None:
+        return round_block(plan, index, tensors)
+    with walk.stream.loaded(index, tensors):
+        block = calibrate_block(plan, index, walk, tensors)
+    walk.ranks.require_same(plan.architecture.block(index), partial(_digest, block))
+    return block
+
+
+def _digest(block: QuantizedBlock) -> bytes:
+    """The SHA-256 of a block's stored tensors."""
+    digest = hashlib.sha256()
+    for _, tensor in sorted(block.stored.items()):
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.digest()
+
+
+def _save(shard: Path, block: QuantizedBlock) -> None:
+    """Write a block's notes and then its shard, whose presence says that both are there."""
+    write_file(_notes_file(shard), json.dumps(block.notes.to_json()).encode())
+    write_tensors(shard, block.stored)
+
+
+def _notes(shard: Path) -> BlockNotes:
+    """The notes of a finished block."""
+    return BlockNotes.from_json(json.loads(_notes_file(shard).read_bytes()))
+
+
+def _notes_file(shard: Path) -> Path:
+    return shard.with_name(f".{shard.stem}.json")
