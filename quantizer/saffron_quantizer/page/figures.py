@@ -113,7 +113,7 @@ def _power(reports: Sequence[Report]) -> list[str]:
             continue
         rows = [row for report in reports if report.units == units for row in report.gates]
         margins = [
-            f"{rough(min(found))} to {rough(max(found))} for {FIGURE_TITLES[name]}"
+            f"{_range(found)} for {FIGURE_TITLES[name]}"
             for name in FigureName
             if name not in EXACT_FIGURES
             and (found := [row.margin for row in rows if row.name is name and row.margin is not None])
@@ -121,10 +121,15 @@ def _power(reports: Sequence[Report]) -> list[str]:
         if margins:
             told.append(
                 f"At {units} conversations the smallest margin that can be shown, 4 times out of 5, is "
-                f"{', '.join(margins)}, from candidate to candidate: a limit nearer than that to a candidate's true "
-                "figure would often leave it Inconclusive."
+                f"{', '.join(margins)}: a limit nearer than that to a candidate's true figure would often leave it "
+                "Inconclusive."
             )
     return told
+
+
+def _range(values: Sequence[float]) -> str:
+    """From the smallest to the largest; one number where these are told alike."""
+    return " to ".join(dict.fromkeys([rough(min(values)), rough(max(values))]))
 
 
 def _gate_cells(row: GateRow) -> list[str]:
