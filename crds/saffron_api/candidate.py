@@ -99,6 +99,15 @@ GROUPED_SCHEMES: tuple[Scheme, ...] = (Scheme.W4A16,)
 INTEGER_SCHEMES: tuple[Scheme, ...] = (Scheme.W4A16, Scheme.W8A16, Scheme.W8A8)
 """The schemes whose scales can be searched."""
 
+GPU_CAPABILITY: dict[Scheme, int] = {
+    Scheme.W4A16: 75,
+    Scheme.W8A16: 75,
+    Scheme.W8A8: 75,
+    Scheme.FP8: 89,
+    Scheme.FP8_STATIC: 89,
+}
+"""The least compute capability of an NVIDIA GPU, times ten, on which vLLM computes as the scheme says."""
+
 SEARCHING_METHODS: tuple[Method, ...] = (Method.RTN, Method.GPTQ)
 """The methods whose scale search can be chosen; AWQ has its own, and SmoothQuant rounds to the least squared error."""
 

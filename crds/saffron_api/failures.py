@@ -57,7 +57,9 @@ class FailureReason(StrEnum):
     FIGURES_NOT_FINITE = "FiguresNotFinite"
     ARCHITECTURE_UNSUPPORTED = "ArchitectureUnsupported"
     SHAPE_UNSUPPORTED = "ShapeUnsupported"
+    ROWS_UNSUPPORTED = "RowsUnsupported"
     NUMERICALLY_UNSTABLE = "NumericallyUnstable"
+    RANGE_EMPTY = "RangeEmpty"
     RANKS_DIFFER = "RanksDiffer"
 
 
@@ -151,9 +153,18 @@ FAILURES: dict[FailureReason, _Entry] = {
         ExitCode.UNSUPPORTED,
         "{subject} has {have} input columns, which {need} does not divide; choose a smaller group size.",
     ),
+    FailureReason.ROWS_UNSUPPORTED: _Entry(
+        ExitCode.UNSUPPORTED,
+        "{subject} has {have} output rows, which {need} does not divide; choose format CompressedTensors.",
+    ),
     FailureReason.NUMERICALLY_UNSTABLE: _Entry(
         ExitCode.UNSUPPORTED,
         "The Hessian of {subject} has no Cholesky factor at any damping; use more calibration samples or RTN.",
+    ),
+    FailureReason.RANGE_EMPTY: _Entry(
+        ExitCode.UNSUPPORTED,
+        "Nothing but zeros reached {subject} in the calibration set, so it can't be measured; use more calibration "
+        "samples, or FP8 in the place of FP8Static.",
     ),
     FailureReason.RANKS_DIFFER: _Entry(
         ExitCode.UNSUPPORTED,

@@ -62,6 +62,9 @@ class PredictedSize(ApiModel):
 
     name: CandidateName
     bytes: int | None = Field(default=None, description="None where it can't be made.")
+    gpu_capability: int | None = Field(
+        default=None, description="The least compute capability of an NVIDIA GPU that serves it, times ten."
+    )
     failure: Failure | None = Field(default=None, description="Why this candidate can't be made of this model.")
 
 

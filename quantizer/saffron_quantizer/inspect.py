@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from saffron_api.candidate import CandidateSpec
+from saffron_api.candidate import GPU_CAPABILITY, CandidateSpec
 from saffron_api.failures import FailureReason, StageError
 from saffron_api.results import InspectResult, PredictedSize
 from saffron_quantizer.checkpoint.identity import FolderGuard, model_digest
@@ -14,6 +14,8 @@ from saffron_quantizer.models.skeleton import architecture_of
 from saffron_quantizer.models.stream import ModelStream
 from saffron_quantizer.plan import make_plan
 
+_OF_CANDIDATE = frozenset({FailureReason.SHAPE_UNSUPPORTED, FailureReason.ROWS_UNSUPPORTED})
+"""What keeps a candidate from being made of a model and says nothing of other candidates."""
 _CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -49,11 +51,12 @@ def inspect_model(
 def _predict(reader: CheckpointReader, name: str, spec: CandidateSpec) -> PredictedSize:
     """Predict one candidate's bytes. One that can't be made of this model keeps no other from being made."""
     try:
-        return PredictedSize(name=name, bytes=make_plan(reader, spec).bytes)
+        size = make_plan(reader, spec).bytes
     except StageError as error:
-        if error.failure.reason is not FailureReason.SHAPE_UNSUPPORTED:
+        if error.failure.reason not in _OF_CANDIDATE:
             raise
         return PredictedSize(name=name, failure=error.failure)
+    return PredictedSize(name=name, bytes=size, gpu_capability=GPU_CAPABILITY[spec.scheme])
 
 
 def processor(capability: str, cpuinfo: str) -> str:

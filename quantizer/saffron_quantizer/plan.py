@@ -1,20 +1,26 @@
 """What quantizing a model does, known from shapes alone: which tensors change, how they are stored, how many bytes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from saffron_api.candidate import CandidateSpec
+import torch
+
+from saffron_api.candidate import CandidateSpec, KvCache
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
+from saffron_quantizer.algorithms.quantized import Grid
 from saffron_quantizer.checkpoint.formats.format import Format
 from saffron_quantizer.checkpoint.formats.registry import FORMATS, quantization_of
 from saffron_quantizer.checkpoint.reader import CheckpointReader
 from saffron_quantizer.checkpoint.tensor_file import malformed
 from saffron_quantizer.models.architectures import Architecture
 from saffron_quantizer.models.skeleton import architecture_of
-from saffron_quantizer.precision import Precision, precision_of
+from saffron_quantizer.precision import Activations, Precision, precision_of
 
 _MATRIX = 2
+
+FIXED_SCALE_BYTES = torch.float32.itemsize
+"""Of one scale of what is no weight, [1] float32."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +49,47 @@ class Plan:
         """The name of the weight of a block's linear, which is named inside the block."""
         return f"{self.architecture.block(index)}.{linear}.weight"
 
+    def grid(self, weight: str, model: torch.dtype) -> Grid:
+        """What a weight of a model that is stored in a type is rounded to."""
+        precision = self.precisions[weight]
+        scale_dtype = self.layout.scale_dtype(precision, model)
+        return Grid(precision.bits, precision.group_size, scale_dtype, symmetric=self.spec.symmetric)
+
+    def static_inputs(self, index: int) -> dict[str, str]:
+        """The scales of inputs that a block stores: the name of each, and of the linear (inside the block) to measure.
+
+        Engines merge linears that read the same input, so all of a group have the scale of the first.
+        """
+        return {
+            f"{self.architecture.block(index)}.{linear}.input_scale": group[0]
+            for group in self.architecture.input_groups
+            for linear in group
+            if self._is_static(self.weight(index, linear))
+        }
+
+    def kv_scales(self, index: int) -> tuple[str, ...]:
+        """The names of the scales of a block's keys and of its values, if it stores any."""
+        if self.spec.kv_cache is KvCache.NONE:
+            return ()
+        attention = f"{self.architecture.block(index)}.{self.architecture.attention}"
+        return f"{attention}.k_scale", f"{attention}.v_scale"
+
+    def fixed_scales(self, index: int) -> tuple[str, ...]:
+        """The names of all scales in a block that were measured before and are of no weight."""
+        return (*self.static_inputs(index), *self.kv_scales(index))
+
+    def _is_static(self, weight: str) -> bool:
+        precision = self.precisions.get(weight)
+        return precision is not None and precision.activations is Activations.FP8_PER_TENSOR
+
 
 def make_plan(reader: CheckpointReader, spec: CandidateSpec) -> Plan:
     """Plan a candidate of a model.
 
     Raises:
         StageError: `ARCHITECTURE_UNSUPPORTED`, `MODEL_INCOMPLETE` for a linear that the folder lacks,
-            `SHAPE_UNSUPPORTED` for one whose columns the group size does not divide.
+            `SHAPE_UNSUPPORTED` for one whose columns the group size does not divide, `ROWS_UNSUPPORTED` for one whose
+            rows the format can't pack.
     """
     architecture = architecture_of(reader.config)
     if quantization_of(reader.config) is not None:
@@ -70,7 +110,9 @@ def make_plan(reader: CheckpointReader, spec: CandidateSpec) -> Plan:
     precisions = dict.fromkeys(linears, precision_of(spec))
     for name, precision in precisions.items():
         sizes[name] = _quantized_bytes(reader, name, layout, precision)
-    return Plan(architecture, spec, layout, blocks, outside, precisions, sum(sizes.values()))
+    plan = Plan(architecture, spec, layout, blocks, outside, precisions, sum(sizes.values()))
+    scales = sum(len(plan.fixed_scales(index)) for index in range(count))
+    return replace(plan, bytes=plan.bytes + FIXED_SCALE_BYTES * scales)
 
 
 def _quantized_bytes(reader: CheckpointReader, name: str, layout: Format, precision: Precision) -> int:
@@ -82,6 +124,9 @@ def _quantized_bytes(reader: CheckpointReader, name: str, layout: Format, precis
         raise StageError(
             Failure(reason=FailureReason.SHAPE_UNSUPPORTED, subject=subject_of(name), have=columns, need=group_size)
         )
+    if rows % layout.row_multiple:
+        subject, need = subject_of(name), layout.row_multiple
+        raise StageError(Failure(reason=FailureReason.ROWS_UNSUPPORTED, subject=subject, have=rows, need=need))
     return layout.stored_bytes(precision, rows, columns, entry.dtype)
 
 

@@ -3,10 +3,7 @@
 from dataclasses import dataclass
 from enum import Enum
 
-import torch
-
 from saffron_api.candidate import CandidateSpec, Scheme
-from saffron_quantizer.algorithms.quantized import Grid
 
 
 class Activations(Enum):
@@ -14,14 +11,28 @@ class Activations(Enum):
 
     AS_THEY_ARE = "as they are"
     INT8_PER_TOKEN = "rounded to int8, a scale a token"
+    FP8_PER_TOKEN = "rounded to FP8, a scale a token"
+    FP8_PER_TENSOR = "rounded to FP8, one scale that was measured before"
 
 
-WEIGHT_BITS: dict[Scheme, int] = {Scheme.W4A16: 4, Scheme.W8A8: 8}
+WEIGHT_BITS: dict[Scheme, int] = {
+    Scheme.W4A16: 4,
+    Scheme.W8A16: 8,
+    Scheme.W8A8: 8,
+    Scheme.FP8: 8,
+    Scheme.FP8_STATIC: 8,
+}
 
 ACTIVATIONS: dict[Scheme, Activations] = {
     Scheme.W4A16: Activations.AS_THEY_ARE,
+    Scheme.W8A16: Activations.AS_THEY_ARE,
     Scheme.W8A8: Activations.INT8_PER_TOKEN,
+    Scheme.FP8: Activations.FP8_PER_TOKEN,
+    Scheme.FP8_STATIC: Activations.FP8_PER_TENSOR,
 }
+
+FLOATING: frozenset[Scheme] = frozenset({Scheme.FP8, Scheme.FP8_STATIC})
+"""The schemes whose codes are FP8 numbers; the others' are whole numbers."""
 
 
 @dataclass(frozen=True)
@@ -42,17 +53,14 @@ class Precision:
         return WEIGHT_BITS[self.scheme]
 
     @property
+    def is_floating(self) -> bool:
+        """Whether codes are FP8 numbers."""
+        return self.scheme in FLOATING
+
+    @property
     def activations(self) -> Activations:
         """What is done with the inputs."""
         return ACTIVATIONS[self.scheme]
-
-    def scale_dtype(self, model: torch.dtype) -> torch.dtype:
-        """The type that engines hold the scales in: the model's where only weights are rounded, else float32."""
-        return model if self.activations is Activations.AS_THEY_ARE else torch.float32
-
-    def grid(self, model: torch.dtype) -> Grid:
-        """What the weights of a model that is stored in a type are rounded to."""
-        return Grid(self.bits, self.group_size, self.scale_dtype(model))
 
     def groups(self, columns: int) -> int:
         """Scales of one row."""

@@ -1,4 +1,4 @@
-"""The Quantize stage: a model folder and token sequences in, a checkpoint in compressed-tensors' format out.
+"""The Quantize stage: a model folder and token sequences in, a checkpoint out.
 
 The model is walked block by block. Each finished block is written as a shard of its own, so a killed run goes on with
 the first block that has none. Every run goes on through weights dequantized from the *stored* codes and scales, so a
@@ -223,7 +223,7 @@ def _write_rest(folder: Path, reader: CheckpointReader, plan: Plan) -> tuple[dic
     copy_companions(reader.folder, folder)
     write_index(folder, sizes)
     modules = {weight.removesuffix(".weight"): precision for weight, precision in plan.precisions.items()}
-    quantization = plan.layout.config(modules, (plan.architecture.head,))
+    quantization = plan.layout.config(modules, (plan.architecture.head,), plan.spec.kv_cache)
     config = {**reader.config, "quantization_config": quantization}
     write_json(folder / "config.json", config)
     files = {name: ((folder / name).stat().st_size, file_hash(folder / name)) for name in content_files(folder)}

@@ -6,15 +6,17 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
-from saffron_api.candidate import Method
+from saffron_api.candidate import Method, ScaleSearch
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
 from saffron_quantizer.algorithms.gptq import UnstableHessianError
 from saffron_quantizer.algorithms.hessian import hessian_finish
-from saffron_quantizer.algorithms.quantized import Quantized
+from saffron_quantizer.algorithms.quantized import Grid, Quantized
+from saffron_quantizer.checkpoint.exactness import stored_exactly
+from saffron_quantizer.fixed_scales import measure_fixed_scales
 from saffron_quantizer.models.calibration import BlockCalibration
 from saffron_quantizer.models.stream import Walk
 from saffron_quantizer.plan import Plan
-from saffron_quantizer.round_linears import LinearNote, RoundedLinear, gptq_linears, rtn_linears
+from saffron_quantizer.round_linears import LinearNote, RoundedLinear, fp8_linears, gptq_linears, rtn_linears
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def round_block(plan: Plan, index: int, tensors: dict[str, Tensor]) -> Quantized
         if name not in plan.precisions:
             continue
         linear = name.removeprefix(f"{plan.architecture.block(index)}.").removesuffix(".weight")
-        (found,) = rtn_linears({linear: tensors.pop(name)}, plan.precisions[name], plan.spec.scale_search)
+        (found,) = _to_nearest(plan, index, {linear: tensors.pop(name)}, importance=None)
         stored |= store(plan, {name: found.quantized})
         notes.append(found.note)
     return QuantizedBlock(stored | tensors, BlockNotes(len(notes), linears=tuple(notes)))
@@ -89,7 +91,7 @@ def calibrate_block(plan: Plan, index: int, walk: Walk, tensors: dict[str, Tenso
         tensors: the block's, by name. Each is taken out once it is quantized, so that memory holds it no longer.
 
     Raises:
-        StageError: `NUMERICALLY_UNSTABLE` if a Hessian can't be factorized.
+        StageError: `NUMERICALLY_UNSTABLE` if a Hessian can't be factorized, `RANGE_EMPTY` if a scale can't be measured.
     """
     block = walk.stream.blocks[index]
     stored: dict[str, Tensor] = {}
@@ -104,7 +106,10 @@ def calibrate_block(plan: Plan, index: int, walk: Walk, tensors: dict[str, Tenso
             del tensors[name]
         groups.append(tuple(each.note for each in rounded))
         del rounded, found
-    calibration.advance()
+    if plan.fixed_scales(index):
+        stored |= measure_fixed_scales(plan, index, walk)
+    else:
+        calibration.advance()
     notes = BlockNotes(
         modules=sum(map(len, groups)),
         max_damping=max(group[0].damping or 0.0 for group in groups),
@@ -119,23 +124,38 @@ def _round_group(
 ) -> list[RoundedLinear]:
     """Quantize linears that read one input."""
     weights = {linear: tensors[plan.weight(index, linear)] for linear in group}
-    (precision,) = {plan.precisions[plan.weight(index, linear)] for linear in group}
     spec = plan.spec
     if spec.method is Method.RTN:
-        return rtn_linears(weights, precision, spec.scale_search, importance=calibration.squares(group[0]))
+        by_activity = spec.scale_search is ScaleSearch.HESSIAN
+        return _to_nearest(plan, index, weights, calibration.squares(group[0]) if by_activity else None)
     H = hessian_finish(calibration.gram(group[0]), calibration.tokens)
     try:
-        return gptq_linears(weights, H, precision, spec.act_order, spec.scale_search)
+        return gptq_linears(weights, H, _grid(plan, index, weights), spec.act_order, spec.scale_search)
     except UnstableHessianError as error:
         subject = subject_of(plan.weight(index, group[0]))
         raise StageError(Failure(reason=FailureReason.NUMERICALLY_UNSTABLE, subject=subject)) from error
+
+
+def _to_nearest(
+    plan: Plan, index: int, weights: Mapping[str, Tensor], importance: Tensor | None
+) -> list[RoundedLinear]:
+    """Round linears of one precision, by their names inside the block, each weight for itself."""
+    if all(plan.precisions[plan.weight(index, linear)].is_floating for linear in weights):
+        return fp8_linears(weights)
+    return rtn_linears(weights, _grid(plan, index, weights), plan.spec.scale_search, importance=importance)
+
+
+def _grid(plan: Plan, index: int, weights: Mapping[str, Tensor]) -> Grid:
+    """What linears of one precision are rounded to."""
+    (grid,) = {plan.grid(plan.weight(index, linear), W.dtype) for linear, W in weights.items()}
+    return grid
 
 
 def store(plan: Plan, quantized: Mapping[str, Quantized]) -> dict[str, Tensor]:
     """Quantized weights as the layout writes them."""
     stored: dict[str, Tensor] = {}
     for name, each in quantized.items():
-        stored |= plan.layout.stored(name, each, plan.precisions[name])
+        stored |= stored_exactly(plan.layout, name, each, plan.precisions[name])
     return stored
 
 

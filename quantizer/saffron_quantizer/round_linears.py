@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from saffron_api.candidate import ActOrder, ScaleSearch
+from saffron_quantizer.algorithms.fp8 import fp8
 from saffron_quantizer.algorithms.gptq import Order, Rounding, factorize, gptq
 from saffron_quantizer.algorithms.quantized import Grid, Quantized
 from saffron_quantizer.algorithms.rtn import rtn
 from saffron_quantizer.algorithms.scales import LEAST_SQUARES, MIN_MAX, Search
-from saffron_quantizer.precision import Precision
 
 ORDERS: dict[ActOrder, tuple[Order, ...]] = {
     ActOrder.AUTO: (Order.STATIC, Order.NONE),
@@ -53,7 +53,7 @@ class RoundedLinear:
 
 def rtn_linears(
     weights: Mapping[str, Tensor],
-    precision: Precision,
+    grid: Grid,
     scale_search: ScaleSearch | None,
     *,
     importance: Tensor | None = None,
@@ -62,22 +62,26 @@ def rtn_linears(
 
     Args:
         weights: [R, d] each, by the linear's name inside its block.
-        precision: theirs.
+        grid: what their weights are rounded to.
         scale_search: how scales are found; None for the least squared error.
         importance: [d] float32 for `ScaleSearch.HESSIAN`: the sum of each input's squares.
     """
     asked = scale_search or ScaleSearch.MSE
     search = _search(asked, importance)
     return [
-        RoundedLinear(rtn(W, precision.grid(W.dtype), search), LinearNote(name, scale_search=asked.value))
-        for name, W in weights.items()
+        RoundedLinear(rtn(W, grid, search), LinearNote(name, scale_search=asked.value)) for name, W in weights.items()
     ]
+
+
+def fp8_linears(weights: Mapping[str, Tensor]) -> list[RoundedLinear]:
+    """Round linears to FP8, [R, d] each, by the linear's name inside its block."""
+    return [RoundedLinear(fp8(W), LinearNote(name)) for name, W in weights.items()]
 
 
 def gptq_linears(
     weights: Mapping[str, Tensor],
     H: Tensor,
-    precision: Precision,
+    grid: Grid,
     act_order: ActOrder | None,
     scale_search: ScaleSearch | None,
 ) -> list[RoundedLinear]:
@@ -86,7 +90,7 @@ def gptq_linears(
     Args:
         weights: [R, d] each, by the linear's name inside its block.
         H: [d, d] float32, the Hessian of the input.
-        precision: theirs.
+        grid: what their weights are rounded to.
         act_order: of the columns; None for that which leaves less error.
         scale_search: how scales are found; None for the least error at the output.
 
@@ -95,7 +99,6 @@ def gptq_linears(
     """
     asked = scale_search or ScaleSearch.HESSIAN
     W = torch.cat([weight.float() for weight in weights.values()])
-    grid = precision.grid(next(iter(weights.values())).dtype)
     rows = [len(weight) for weight in weights.values()]
     tried = [_gptq(W, H, order, grid, asked) for order in ORDERS[act_order or ActOrder.AUTO]]
     best, used = min(tried, key=lambda one: float(one[0].loss.sum()))

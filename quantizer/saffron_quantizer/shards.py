@@ -14,9 +14,10 @@ from torch import Tensor
 
 from saffron_quantizer.alongside import ahead, behind
 from saffron_quantizer.atomic import write_file
+from saffron_quantizer.checkpoint.exactness import copy_exactly, write_exactly
 from saffron_quantizer.checkpoint.reader import CheckpointReader
 from saffron_quantizer.checkpoint.tensor_file import read_entry, read_header
-from saffron_quantizer.checkpoint.writer import copy_tensors, shard_name, write_tensors
+from saffron_quantizer.checkpoint.writer import shard_name
 from saffron_quantizer.models.activations import ActivationMemory
 from saffron_quantizer.models.stream import ModelStream, Walk
 from saffron_quantizer.plan import Plan
@@ -46,7 +47,7 @@ def write_shards(
     outer, *shards = (folder / shard_name(number + 1, len(plan.blocks) + 1) for number in range(len(plan.blocks) + 1))
     finished: list[bool] = ranks.from_first(lambda: [shard.is_file() for shard in shards])
     if ranks.is_first and not outer.is_file():
-        copy_tensors(outer, {name: reader.entry(name) for name in plan.outside}, reader.read)
+        copy_exactly(outer, {name: reader.entry(name) for name in plan.outside}, reader.read)
     if not sequences and not ranks.is_first:
         return []
     walk = stream.walk(sequences, memory=memory, ranks=ranks) if sequences else None
@@ -101,7 +102,7 @@ def _digest(block: QuantizedBlock) -> bytes:
 def _save(shard: Path, block: QuantizedBlock) -> None:
     """Write a block's notes and then its shard, whose presence says that both are there."""
     write_file(_notes_file(shard), json.dumps(block.notes.to_json()).encode())
-    write_tensors(shard, block.stored)
+    write_exactly(shard, block.stored)
 
 
 def _notes(shard: Path) -> BlockNotes:

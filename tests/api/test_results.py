@@ -37,7 +37,7 @@ LARGEST: dict[str, StageResult] = {
         architecture="A" * 64,
         parameters=HUGE,
         bytes=HUGE,
-        predicted=[PredictedSize(name=f"candidate-{n:04}", bytes=HUGE) for n in range(16)],
+        predicted=[PredictedSize(name=f"candidate-{n:04}", bytes=HUGE, gpu_capability=89) for n in range(16)],
         isa="AVX512".ljust(64, "_"),
     ),
     "sample": SampleResult(calibration=SET, selection=SET, gate=SET),

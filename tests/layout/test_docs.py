@@ -120,7 +120,7 @@ def test_the_tables_of_models_and_engines_are_the_ones_in_force() -> None:
     told = [tuple(row[:2]) for row in rows("models.md", "Architectures")]
     assert told == [(each.name, each.model_type) for each in ARCHITECTURES]
     assert [tuple(row) for row in rows("models.md", "Engines")] == [
-        (each.engine.value, each.scheme.value, each.isa, each.needs, each.support.value) for each in engines.TABLE
+        (each.engine.value, each.what, each.isa, each.needs, each.support.value) for each in engines.TABLE
     ]
 
 

@@ -85,6 +85,27 @@ def test_figures_equal_their_definitions(request_):
     assert (report.units, report.scored_tokens) == (40, sum(sequence.scored for sequence in request_.sequences))
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        CandidateSpec(method="RTN", scheme="FP8Static", kv_cache="FP8"),
+        CandidateSpec(method="RTN", scheme="FP8"),
+        CandidateSpec(method="RTN", scheme="W4A16", group_size=32, format="AutoAWQ"),
+    ],
+    ids=["FP8Static with an FP8 cache", "FP8", "AutoAWQ"],
+)
+def test_every_kind_of_checkpoint_is_measured(speaking_model, request_, tmp_path, spec):
+    settings = {"store": None, "work": None, "model_digest": None, "data_digest": None, "progress": ignore}
+    torch.manual_seed(1)
+    sequences = [torch.randint(7, 97, (30,)) for _ in range(4)]
+    quantize(model=speaking_model, sequences=sequences, spec=spec, out=tmp_path / "it", **settings)
+    request = replace(request_, candidate=tmp_path / "it")
+    report = evaluate(request, None, ignore)
+    # One sequence at a time adds in another order, and what that tips over to the next FP8 number is a sixteenth off.
+    assert [row.value for row in report.gates[:3]] == pytest.approx(expected_values(request), rel=0.05)
+    assert report.candidate == spec.recipe
+
+
 def test_the_size_is_that_of_the_tensors_and_exact(request_):
     report = evaluate(request_, None, ignore)
     size = report.gates[3]

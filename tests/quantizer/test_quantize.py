@@ -25,6 +25,12 @@ SPECS = {
     "RTN to W8A8": CandidateSpec(method="RTN", scheme="W8A8"),
     "GPTQ to W4A16": GPTQ,
     "GPTQ to W8A8": CandidateSpec(method="GPTQ", scheme="W8A8"),
+    "GPTQ to W8A16": CandidateSpec(method="GPTQ", scheme="W8A16"),
+    "RTN to FP8": CandidateSpec(method="RTN", scheme="FP8"),
+    "RTN to static FP8": CandidateSpec(method="RTN", scheme="FP8Static", kv_cache="FP8"),
+    "GPTQ with an FP8 cache": CandidateSpec(method="GPTQ", scheme="W4A16", group_size=32, kv_cache="FP8"),
+    "GPTQ to AutoAWQ": CandidateSpec(method="GPTQ", scheme="W4A16", group_size=32, format="AutoAWQ", symmetric=False),
+    "GPTQ to GPTQ's layout": CandidateSpec(method="GPTQ", scheme="W4A16", group_size=32, format="GPTQ"),
     "RTN by activity": CandidateSpec(method="RTN", scheme="W4A16", group_size=32, scale_search="Hessian"),
     "GPTQ in order": CandidateSpec(
         method="GPTQ", scheme="W4A16", group_size=32, act_order="None", scale_search="MinMax"

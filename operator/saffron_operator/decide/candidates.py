@@ -49,7 +49,7 @@ def _unsupported(inputs: Inputs, candidate: Candidate, inspected: InspectResult)
     if target is None or not isinstance(target.facts, TargetFacts):
         return None  # there is no engine to ask
     facts = target.facts
-    row = support(facts.engine, candidate.scheme, GPU if facts.accelerated else inspected.isa, facts.environment)
+    row = support(facts.engine, candidate, GPU if facts.accelerated else inspected.isa, facts.environment)
     if row.support is Support.OK:
         return None
     reason = reasons.ENGINE_INEXACT if row.support is Support.INEXACT else reasons.ENGINE_UNSUPPORTED
@@ -58,8 +58,8 @@ def _unsupported(inputs: Inputs, candidate: Candidate, inspected: InspectResult)
         name=candidate.name,
         state=CandidateState.UNSUPPORTED,
         reason=reason,
-        message=f"{row.engine} does not run {row.scheme} exactly on {where}: {row.reason}. Use another scheme, engine "
-        "or node.",
+        message=f"{row.engine} does not run {row.what} exactly on {where}: {row.reason}. Use another scheme, format, "
+        "engine or node.",
         bytes=predicted_bytes(candidate, inspected),
     )
 

@@ -1,11 +1,13 @@
 """Weights by name as a model computes with them: read as stored, or dequantized from our own formats."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from saffron_quantizer.checkpoint.formats.format import Assignment, Format
+from saffron_api.candidate import KvCache
+from saffron_quantizer.checkpoint.formats.format import Format, Recognized
 from saffron_quantizer.checkpoint.formats.registry import quantization_of
 from saffron_quantizer.checkpoint.reader import CheckpointReader
 from saffron_quantizer.checkpoint.tensor_file import malformed
@@ -15,7 +17,7 @@ from saffron_quantizer.precision import Activations, Precision
 class ModelSource:
     """The weights of a folder: an original's, or those of a checkpoint that we wrote."""
 
-    def __init__(self, reader: CheckpointReader, quantization: tuple[Format, Assignment] | None) -> None:
+    def __init__(self, reader: CheckpointReader, quantization: tuple[Format, Recognized] | None) -> None:
         self._reader = reader
         self._quantization = quantization
         self.folder = reader.folder
@@ -23,14 +25,23 @@ class ModelSource:
 
     def precision(self, weight: str) -> Precision | None:
         """The precision of a linear's weight by its name; None for any tensor that is stored as it was."""
-        if self._quantization is None or f"{weight}_scale" not in self._reader.entries:
+        if self._quantization is None:
             return None
-        return self._quantization[1](weight.removesuffix(".weight"))
+        layout, recognized = self._quantization
+        if layout.scale_name(weight) not in self._reader.entries:
+            return None
+        return recognized.assignment(weight.removesuffix(".weight"))
+
+    @property
+    def kv_cache(self) -> KvCache:
+        """How an engine keeps keys and values of this model."""
+        return KvCache.NONE if self._quantization is None else self._quantization[1].kv_cache
 
     @property
     def stored_dtype(self) -> torch.dtype:
-        """The type of the unquantized weights, as in most tensors of the folder."""
-        floating = [entry for entry in self._reader.entries.values() if entry.dtype.is_floating_point]
+        """The type of the unquantized weights: that of the largest, the codes of FP8 aside."""
+        types = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+        floating = [entry for entry in self._reader.entries.values() if entry.dtype in types]
         return max(floating, key=lambda entry: entry.elements).dtype if floating else torch.float32
 
     def require(self, name: str, shape: tuple[int, ...]) -> None:
@@ -39,7 +50,8 @@ class ModelSource:
         Raises:
             StageError: `MODEL_INCOMPLETE` or `MODEL_MALFORMED`.
         """
-        if f"{name}_packed" not in self._reader.entries and self._reader.entry(name).shape != shape:
+        is_packed = name not in self._reader.entries and self.precision(name) is not None
+        if not is_packed and self._reader.entry(name).shape != shape:
             raise malformed(name)
 
     def read(self, name: str) -> Tensor:
@@ -47,7 +59,9 @@ class ModelSource:
         precision = self.precision(name)
         if self._quantization is None or precision is None or precision.activations is not Activations.AS_THEY_ARE:
             return self._reader.read(name)
-        return self._quantization[0].restored(name, precision, self._reader.read).dequantize()
+        quantized = self._quantization[0].restored(name, precision, self._reader.read)
+        # Engines hold the scales in the model's type, whatever they are stored in.
+        return replace(quantized, scale=quantized.scale.to(self.stored_dtype)).dequantize()
 
 
 def open_source(folder: Path) -> ModelSource:

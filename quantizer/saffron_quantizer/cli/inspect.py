@@ -70,4 +70,7 @@ def _text(result: InspectResult) -> str:
 def _prediction(predicted: PredictedSize, result: InspectResult) -> str:
     if predicted.bytes is None:
         return predicted.failure.message if predicted.failure is not None else "unknown"
-    return f"{size(predicted.bytes)}, {predicted.bytes / result.bytes:.3f}"
+    share = f"{size(predicted.bytes)}, {predicted.bytes / result.bytes:.3f}"
+    if predicted.gpu_capability is None:
+        return share
+    return f"{share}, on a GPU from capability {predicted.gpu_capability / 10:.1f}"

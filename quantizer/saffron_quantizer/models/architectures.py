@@ -60,6 +60,11 @@ class Architecture:
         """All linears of a block by their names inside it, in the order in which they are computed."""
         return tuple(linear for group in self.input_groups for linear in group)
 
+    @property
+    def attention(self) -> str:
+        """The name of the attention inside a block."""
+        return next(sublayer.module for sublayer in self.sublayers if sublayer.gives_attention_weights)
+
     def block(self, index: int) -> str:
         """Prefix of one block's tensors."""
         return f"{self.blocks}.{index}"

@@ -11,13 +11,22 @@ from accelerate import init_empty_weights
 from torch import Tensor, nn
 from transformers.initialization import no_init_weights
 
+from saffron_api.candidate import KvCache
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
 from saffron_quantizer.models.architectures import Architecture, find_architecture
+from saffron_quantizer.models.fp8_linear import Fp8Linear, StaticFp8Linear
 from saffron_quantizer.models.int8_linear import Int8Linear
+from saffron_quantizer.models.kv_cache import Fp8KvCache
 from saffron_quantizer.precision import Activations, Precision
 
-ROUNDING_LINEARS = {Activations.INT8_PER_TOKEN: Int8Linear}
+ROUNDING_LINEARS: dict[Activations, type[nn.Module]] = {
+    Activations.INT8_PER_TOKEN: Int8Linear,
+    Activations.FP8_PER_TOKEN: Fp8Linear,
+    Activations.FP8_PER_TENSOR: StaticFp8Linear,
+}
 """The modules that round their inputs as engines do, and compute from codes."""
+
+_KV_SCALES = ("k_scale", "v_scale")
 
 
 class WeightSource(Protocol):
@@ -25,6 +34,11 @@ class WeightSource(Protocol):
 
     folder: Path
     config: dict[str, Any]
+
+    @property
+    def kv_cache(self) -> KvCache:
+        """How keys and values are kept."""
+        ...
 
     def read(self, name: str) -> Tensor:
         """Read one tensor, checked."""
@@ -72,6 +86,7 @@ class Skeleton:
                 precision = source.precision(f"{self.architecture.block(index)}.{name}.weight")
                 if precision is not None and precision.activations in ROUNDING_LINEARS:
                     _replace(block, name, ROUNDING_LINEARS[precision.activations])
+        self.kv_caches = self._kv_caches()
         # Before any work, so that a folder with a hole never becomes a checkpoint with one.
         for name, parameter in self.model.named_parameters():
             if name != f"{self.architecture.head}.weight" or not config.tie_word_embeddings:
@@ -80,8 +95,8 @@ class Skeleton:
     def read_block(self, index: int) -> dict[str, Tensor]:
         """Read what a block computes with, by the names in the checkpoint."""
         prefix = self.architecture.block(index)
-        names = [f"{prefix}.{name}" for name, _ in self.blocks[index].named_parameters()]
-        return {name: self._computed(name, self._source.read(name)) for name in names}
+        types = {f"{prefix}.{name}": each.dtype for name, each in self.blocks[index].named_parameters()}
+        return {name: self._source.read(name).to(dtype) for name, dtype in types.items()}
 
     def load_block(self, index: int, tensors: Mapping[str, Tensor]) -> nn.Module:
         """Put a block's weights into its modules and return it. `unload` gives the memory back.
@@ -107,17 +122,21 @@ class Skeleton:
         name = self.architecture.embedding if self.config.tie_word_embeddings else self.architecture.head
         return self._source.read(f"{name}.weight").to(self.dtype)
 
+    def _kv_caches(self) -> list[Fp8KvCache] | None:
+        """For each block what its keys and values go through, or None where they stay as they are."""
+        if self._source.kv_cache is KvCache.NONE:
+            return None
+        prefixes = [f"{self.architecture.block(n)}.{self.architecture.attention}" for n in range(len(self.blocks))]
+        return [Fp8KvCache(*(self._source.read(f"{prefix}.{scale}") for scale in _KV_SCALES)) for prefix in prefixes]
+
     def _load(self, module: nn.Module, prefix: str, read: Callable[[str], Tensor]) -> nn.Module:
-        """Read each parameter of a module by its name in the checkpoint."""
-        names = {name: f"{prefix}.{name}" for name, _ in module.named_parameters()}
-        state = {name: self._computed(stored, read(stored)) for name, stored in names.items()}
+        """Read each parameter of a module by its name in the checkpoint.
+
+        Codes and scales are of the type that their module declares, all else of the one that is computed in.
+        """
+        state = {name: read(f"{prefix}.{name}").to(each.dtype) for name, each in module.named_parameters()}
         module.load_state_dict(state, strict=False, assign=True)
         return module.requires_grad_(requires_grad=False)
-
-    def _computed(self, name: str, tensor: Tensor) -> Tensor:
-        """A parameter in the type that it is computed in."""
-        exact = name.endswith("weight_scale") or not tensor.is_floating_point()
-        return tensor if exact else tensor.to(self.dtype)
 
 
 def unload(module: nn.Module) -> None:
@@ -182,7 +201,7 @@ def block_inputs(skeleton: Skeleton, length: int) -> list[BlockInputs]:
     return [BlockInputs(recorder.keywords) for recorder in recorders]
 
 
-def _replace(block: nn.Module, name: str, kind: type[Int8Linear]) -> None:
+def _replace(block: nn.Module, name: str, kind: type[nn.Module]) -> None:
     parent, _, leaf = name.rpartition(".")
     linear = block.get_submodule(name)
     if not isinstance(linear, nn.Linear):

@@ -13,6 +13,7 @@ from saffron_quantizer.checkpoint.source import open_source
 from saffron_quantizer.models.activations import ActivationMemory, Shelf
 from saffron_quantizer.models.batches import Batch, make_batches
 from saffron_quantizer.models.compute import compute_dtype
+from saffron_quantizer.models.kv_cache import KvCache, with_cache
 from saffron_quantizer.models.skeleton import BlockInputs, Skeleton, block_inputs, unload
 from saffron_quantizer.ranks import ALONE, Ranks
 
@@ -43,9 +44,12 @@ class Walk:
         for number in range(len(self.batches)):
             self.states[number] = self.run(index, number)
 
-    def run(self, index: int, number: int) -> Tensor:
-        """The output of block `index`, which is loaded, for batch `number`; the walk stays where it is."""
-        keywords = self.stream.inputs(index, self.batches[number])
+    def run(self, index: int, number: int, cache: KvCache | None = None) -> Tensor:
+        """The output of block `index`, which is loaded, for batch `number`; the walk stays where it is.
+
+        Keys and values go through the cache that is given; by default through the one that the model is served with.
+        """
+        keywords = self.stream.inputs(index, self.batches[number], cache)
         output: Tensor = self.stream.blocks[index](self.states[number], **keywords)
         return output
 
@@ -68,7 +72,8 @@ class ModelStream:
     def open(folder: Path, *, dtype: torch.dtype | None = None) -> "ModelStream":
         """Open a model folder.
 
-        A quantized one is computed from its stored codes and scales, and W8A8 rounds the activations as engines do.
+        A quantized one is computed from its stored codes and scales. Activations, and keys and values on their way into
+        the cache, are rounded as engines do.
 
         Args:
             folder: config.json and safetensors.
@@ -169,9 +174,12 @@ class ModelStream:
         finally:
             unload(block)
 
-    def inputs(self, index: int, batch: Batch) -> dict[str, object]:
+    def inputs(self, index: int, batch: Batch, cache: KvCache | None = None) -> dict[str, object]:
         """What block `index` is called with besides a batch's hidden states."""
         length = batch.tokens.shape[1]
         if length not in self._inputs:
             self._inputs[length] = block_inputs(self._skeleton, length)
-        return self._inputs[length][index].keywords
+        keywords = self._inputs[length][index].keywords
+        if cache is None and self._skeleton.kv_caches is not None:
+            cache = self._skeleton.kv_caches[index]
+        return keywords if cache is None else with_cache(keywords, cache, self.architecture.block(index))

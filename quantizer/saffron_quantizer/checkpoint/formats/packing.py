@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 _WORD = 32
+_NIBBLE = 4
 
 
 def words(columns: int, bits: int) -> int:
@@ -19,16 +20,21 @@ def pack(codes: Tensor, bits: int) -> Tensor:
         bits: 4 or 8.
     """
     rows, columns = codes.shape
-    per_word = _WORD // bits
-    unsigned = torch.zeros(rows, words(columns, bits) * per_word, dtype=torch.int32)
-    unsigned[:, :columns] = codes.to(torch.int32) + (1 << (bits - 1))
-    shifts = torch.arange(0, _WORD, bits, dtype=torch.int32)
-    # No two codes share a bit, so the sum is their union; the highest one may wrap into the sign bit.
-    return (unsigned.reshape(rows, -1, per_word) << shifts).sum(dim=2, dtype=torch.int32)
+    unsigned = torch.zeros(rows, words(columns, bits) * _WORD // bits, dtype=torch.uint8)
+    unsigned[:, :columns] = (codes + _offset(bits)).view(torch.uint8)
+    # Bytes of a word lie with the lowest first on every processor that torch runs on.
+    octets = unsigned if bits != _NIBBLE else unsigned[:, ::2] | unsigned[:, 1::2] << _NIBBLE
+    return octets.view(torch.int32)
 
 
 def unpack(packed: Tensor, columns: int, bits: int) -> Tensor:
     """Undo `pack`, [O, words] int32 -> [O, I] int8."""
-    shifts = torch.arange(0, _WORD, bits, dtype=torch.int32)
-    codes = (packed[:, :, None] >> shifts) & ((1 << bits) - 1)  # [O, words, codes a word]
-    return (codes.reshape(packed.shape[0], -1)[:, :columns] - (1 << (bits - 1))).to(torch.int8)
+    octets = packed.contiguous().view(torch.uint8)
+    if bits == _NIBBLE:
+        octets = torch.stack([octets & 0xF, octets >> _NIBBLE], dim=2).reshape(len(packed), -1)
+    return octets[:, :columns].view(torch.int8) - _offset(bits)
+
+
+def _offset(bits: int) -> Tensor:
+    """What makes codes unsigned, as an int8 that wraps around: 128 is -128 there."""
+    return torch.tensor(1 << (bits - 1), dtype=torch.uint8).view(torch.int8)

@@ -4,15 +4,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from saffron_api.candidate import QuantizationFormat
-from saffron_api.failures import Failure, FailureReason, StageError, subject_of
+from saffron_quantizer.checkpoint.formats.autoawq import AUTOAWQ
 from saffron_quantizer.checkpoint.formats.compressed_tensors import COMPRESSED_TENSORS
-from saffron_quantizer.checkpoint.formats.format import Assignment, Format
+from saffron_quantizer.checkpoint.formats.format import Format, Recognized, not_ours
+from saffron_quantizer.checkpoint.formats.gptq_v1 import GPTQ_V1
 
-FORMATS: dict[QuantizationFormat, Format] = {QuantizationFormat.COMPRESSED_TENSORS: COMPRESSED_TENSORS}
+FORMATS: dict[QuantizationFormat, Format] = {
+    QuantizationFormat.COMPRESSED_TENSORS: COMPRESSED_TENSORS,
+    QuantizationFormat.AUTOAWQ: AUTOAWQ,
+    QuantizationFormat.GPTQ: GPTQ_V1,
+}
 
 
-def quantization_of(config: Mapping[str, Any]) -> tuple[Format, Assignment] | None:
-    """The format and the precisions that a config.json says; None if the model is not quantized.
+def quantization_of(config: Mapping[str, Any]) -> tuple[Format, Recognized] | None:
+    """The format of a config.json's model and what it says of it; None if the model is not quantized.
 
     Raises:
         StageError: `ARCHITECTURE_UNSUPPORTED` if it is quantized in a way that we do not write.
@@ -22,9 +27,8 @@ def quantization_of(config: Mapping[str, Any]) -> tuple[Format, Assignment] | No
         return None
     if isinstance(found, dict):
         for layout in FORMATS.values():
-            assignment = layout.recognize(found)
-            if assignment is not None:
-                return layout, assignment
+            recognized = layout.recognize(found)
+            if recognized is not None:
+                return layout, recognized
     method = found.get("quant_method") if isinstance(found, dict) else found
-    subject = subject_of(f"quantization_config({method})")
-    raise StageError(Failure(reason=FailureReason.ARCHITECTURE_UNSUPPORTED, subject=subject))
+    raise not_ours(str(method))
