@@ -7,7 +7,7 @@ BIN := .venv/bin
 SYNCED := .venv/.synced
 SOURCES := crds operator quantizer kernels dev tests benchmarks
 
-.PHONY: help demo test lint e2e engines bench generate clean
+.PHONY: help demo test test-tasks lint e2e engines bench generate clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,6 +17,10 @@ demo: $(SYNCED) ## From kubectl apply to a promoted checkpoint on a real cluster
 
 test: $(SYNCED) ## All tests but the slow suites; needs no root
 	$(BIN)/python -m pytest
+
+test-tasks: $(SYNCED) ## The tests that need lm-evaluation-harness, in a virtual environment of their own
+	UV_PROJECT_ENVIRONMENT=.cache/tasks $(UV) sync --frozen --group dev --group tasks
+	.cache/tasks/bin/python -m pytest tests/quantizer/test_tasks.py
 
 lint: $(SYNCED) ## Format, lint, types, import contract, generated files
 	$(BIN)/ruff format --check $(SOURCES)

@@ -37,6 +37,7 @@ class FailureReason(StrEnum):
 
     INTERNAL = "Internal"
     INPUT_OUTPUT = "InputOutput"
+    ENGINE_FAILED = "EngineFailed"
     SPEC_INVALID = "SpecInvalid"
     IGNORE_UNKNOWN = "IgnoreUnknown"
     IGNORE_SPLITS = "IgnoreSplits"
@@ -80,6 +81,11 @@ FAILURES: dict[FailureReason, _Entry] = {
     ),
     FailureReason.INPUT_OUTPUT: _Entry(
         ExitCode.BUG_OR_RETRYABLE, "Reading or writing {subject} failed; it is tried again."
+    ),
+    FailureReason.ENGINE_FAILED: _Entry(
+        ExitCode.BUG_OR_RETRYABLE,
+        "The engine at {subject} did not answer as vLLM does; check that it runs, serves the candidate and can be "
+        "reached from here.",
     ),
     FailureReason.SPEC_INVALID: _Entry(ExitCode.SPEC, "The request is not valid: {subject}."),
     FailureReason.IGNORE_UNKNOWN: _Entry(

@@ -61,5 +61,8 @@ def evaluate_key(*, quantize_key: str, confidence: float) -> str:
 
 
 def bound_confidence(confidence: float, candidates: int) -> float:
-    """The level of each one-sided bound so that none of `candidates` passes wrongly: Bonferroni's 1 - (1 - c) / k."""
-    return 1 - (1 - confidence) / candidates
+    """The level of each one-sided bound so that none of `candidates` passes wrongly: Bonferroni's 1 - (1 - c) / k.
+
+    It is rounded, so that it is the same number in a key, on a command line and in a report.
+    """
+    return round(1 - (1 - confidence) / candidates, 6)

@@ -4,6 +4,8 @@ What a Job reports has its own list, `saffron_api.failures`; its reasons appear 
 that goes with a reason of the second and third group says what to do.
 """
 
+from saffron_api import prediction
+
 # --- Something goes on -------------------------------------------------------------------------------------------
 
 INSPECTING = "Inspecting"
@@ -81,7 +83,7 @@ ENGINE_UNSUPPORTED = "EngineUnsupported"
 """The target's engine can't run the scheme on this hardware."""
 ENGINE_INEXACT = "EngineInexact"
 """The target's engine computes something else than what was measured."""
-TOO_LARGE = "TooLarge"
+TOO_LARGE = prediction.TOO_LARGE
 """The checkpoint's size, known from shapes, misses its gate: no Job is worth it."""
 NOT_YET = "NotYet"
 """A milestone that is not reached."""

@@ -1,15 +1,36 @@
 """The report of an evaluation: what was measured of which files on which data, and what the gates say of it."""
 
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from saffron_api.candidate import CandidateSpec
+from saffron_api.failures import Failure, FailureReason, StageError, subject_of
 from saffron_api.gates import judge
 from saffron_api.model import ApiModel
 from saffron_api.quantized_model import Gates, Verdict
 from saffron_api.results import EvaluateResult, Figure, FigureName
-from saffron_api.scalars import Digest
+from saffron_api.scalars import CandidateName, Digest
+from saffron_quantizer.engine_address import Engine
+from saffron_quantizer.evaluation.power import smallest_margin
+
+FIGURE_TITLES: Mapping[FigureName, str] = {
+    FigureName.PERPLEXITY_RATIO: "perplexity ratio",
+    FigureName.KL_DIVERGENCE: "KL, nats a token",
+    FigureName.TOP_TOKEN_AGREEMENT: "same top token",
+    FigureName.CHECKPOINT_BYTES_RATIO: "size ratio",
+}
+"""What people call each figure."""
+
+LIMITS: Sequence[str] = """\
+They compare distributions of the next token on given text: they run no benchmark, generate no answers, judge no style.
+They speak of data like those that were measured: a language or a task that is missing from them may be damaged unseen.
+The bounds take conversations to be independent, and are approximate, the more so with few and very unequal ones.
+Engines round a little differently from what was measured, and from each other.
+""".splitlines()
+"""What figures of this kind do not tell."""
 
 
 class Settings(ApiModel):
@@ -21,6 +42,10 @@ class Settings(ApiModel):
     confidence: float = Field(description="The level of each one-sided bound.")
     seed: int = Field(description="Of the resampling.")
     resamples: int
+    engine: Engine | None = Field(
+        default=None, description="None where the candidate was computed by Saffron's own forward pass."
+    )
+    tasks_digest: Digest | None = Field(default=None, description="Of the folder of tasks, where there is one.")
 
 
 class Machine(ApiModel):
@@ -50,6 +75,11 @@ class GateRow(ApiModel):
     limit: float | None = None
     verdict: Verdict | None = None
     n_units: int
+    margin: float | None = Field(
+        default=None,
+        description="The smallest distance between the true figure and a limit that so many conversations can show to "
+        "be kept, 4 times out of 5; None where none can be told.",
+    )
 
 
 class LinearRow(ApiModel):
@@ -67,6 +97,10 @@ class LinearRow(ApiModel):
         default=False,
         description="Whether its expert was sent so few tokens that it was calibrated on all of its mixture's.",
     )
+    largest_channel_ratio: float | None = Field(
+        default=None, description="The mean magnitude of its largest input channel over that of the median channel."
+    )
+    tokens: int | None = Field(default=None, description="Calibration tokens that it saw.")
 
 
 class EdgeRow(ApiModel):
@@ -90,6 +124,19 @@ class LayerRow(ApiModel):
     edges: list[EdgeRow] = Field(default_factory=list)
 
 
+class TaskRow(ApiModel):
+    """A metric of a task, of both models on the same items."""
+
+    task: str
+    metric: str
+    original: float
+    candidate: float
+    difference: float = Field(description="The candidate's less the original's.")
+    lower: float | None = Field(default=None, description="The difference's bound below; None with too few items.")
+    upper: float | None = Field(default=None, description="The difference's bound above; None with too few items.")
+    items: int
+
+
 class Timings(ApiModel):
     """Wall time in seconds of the parts of an evaluation."""
 
@@ -102,6 +149,7 @@ class Report(ApiModel):
     """An evaluation, whole; a Job's termination message is a part of it."""
 
     schema_name: Literal["saffron.dev/report/v1"] = Field(default="saffron.dev/report/v1", alias="schema")
+    name: CandidateName | None = Field(default=None, description="The candidate's, where it has one.")
     candidate: CandidateSpec
     digest: Digest
     bytes: int
@@ -113,6 +161,7 @@ class Report(ApiModel):
     perplexity_candidate: float
     scored_tokens: int
     layers: list[LayerRow]
+    tasks: list[TaskRow] = Field(default_factory=list, description="Of lm-evaluation-harness, where some were given.")
     fingerprint: Fingerprint
     timings: Timings
     peak_bytes: int
@@ -123,36 +172,100 @@ class Report(ApiModel):
         return self.gates[0].n_units
 
     @property
+    def level(self) -> float:
+        """The level of each one-sided bound."""
+        return self.fingerprint.settings.confidence
+
+    @property
+    def figures(self) -> list[Figure]:
+        """The figures without what gates say of them."""
+        return [Figure(name=row.name, value=row.value, lower=row.lower, upper=row.upper) for row in self.gates]
+
+    @property
+    def checkpoint_digest(self) -> str:
+        """Of the candidate, under the name that `choose` looks for."""
+        return self.digest
+
+    @property
+    def label(self) -> str:
+        """How people tell it from others: its name, or its recipe and the head of its digest."""
+        return self.name or f"{recipe(self.candidate)} ({self.digest[:8]})"
+
+    @property
     def result(self) -> EvaluateResult:
         """The part of it that a Job tells."""
         return EvaluateResult(
             checkpoint_digest=self.digest,
-            figures=figures_of(self),
+            figures=self.figures,
             units=self.units,
             scored_tokens=self.scored_tokens,
-            confidence=self.fingerprint.settings.confidence,
+            confidence=self.level,
         )
 
 
-def figures_of(report: Report) -> list[Figure]:
-    """The figures without what gates say of them."""
-    return [Figure(name=row.name, value=row.value, lower=row.lower, upper=row.upper) for row in report.gates]
+def recipe(spec: CandidateSpec) -> str:
+    """A recipe in a few words: method, scheme and group size, then every other choice that is not the default."""
+    group = f" g{spec.effective_group_size}" if spec.effective_group_size else ""
+    told = {"method", "scheme", "group_size", "name", "job"}
+    others = spec.model_dump(mode="json", by_alias=True, exclude=told, exclude_defaults=True, exclude_none=True)
+    return f"{spec.method} {spec.scheme}{group}" + "".join(f", {key} {_plain(value)}" for key, value in others.items())
 
 
-def unjudged(figures: list[Figure], units: int) -> list[GateRow]:
-    """The rows of figures that no gate looked at."""
-    return [GateRow(**figure.model_dump(), n_units=units) for figure in figures]
+def _plain(value: Any) -> str:  # noqa: ANN401 a JSON value
+    if isinstance(value, dict):
+        return " ".join(f"{key} {_plain(each)}" for key, each in value.items())
+    if isinstance(value, list):
+        return " ".join(map(_plain, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def unjudged(figures: list[Figure], units: int, level: float) -> list[GateRow]:
+    """The rows of figures that no gate looked at, with what so many conversations can show."""
+    return [
+        GateRow(**figure.model_dump(), n_units=units, margin=smallest_margin(figure, units=units, level=level))
+        for figure in figures
+    ]
 
 
 def judged(report: Report, gates: Gates) -> Report:
     """The same report under other gates: verdicts are decided again, nothing is measured."""
-    judgement = judge(figures_of(report), gates, report.units)
-    rows = [GateRow(**figure.model_dump(), n_units=report.units) for figure in judgement.figures]
+    judgement = judge(report.figures, gates, report.units)
+    rows = [
+        row.model_copy(update={"limit": status.limit, "verdict": status.verdict})
+        for row, status in zip(unjudged(report.figures, report.units, report.level), judgement.figures, strict=True)
+    ]
     return report.model_copy(
         update={"gates": rows, "verdict": judgement.verdict, "units_needed": judgement.units_needed}
     )
 
 
+def differences(reports: Sequence[Report]) -> list[str]:
+    """What keeps reports from being compared, in words: figures of other data say nothing of these."""
+    settings = [report.fingerprint.settings for report in reports]
+    found: Mapping[str, set[Any]] = {
+        "originals": {each.model_digest for each in settings},
+        "data": {each.data_digest for each in settings},
+        "levels of confidence": {each.confidence for each in settings},
+        "ways to compute the candidate": {each.engine is None for each in settings},
+    }
+    return [what for what, values in found.items() if len(values) > 1]
+
+
 def to_json(report: Report) -> str:
     """The report as it is written."""
     return report.model_dump_json(by_alias=True, indent=2) + "\n"
+
+
+def finished_report(path: Path) -> Report | None:
+    """The report that an earlier run left, or None if there is none.
+
+    Raises:
+        StageError: `SPEC_INVALID` if the file is something else, which must not be lost.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return Report.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        failure = Failure(reason=FailureReason.SPEC_INVALID, subject=subject_of(f"--out={path}"))
+        raise StageError(failure, detail="there is a file of that name that is no report") from error

@@ -17,9 +17,8 @@ from saffron_operator import engines, reasons
 from saffron_operator.decide.weights import canary_replicas, share
 from saffron_operator.metrics import Metrics
 from saffron_operator.watches import WatchAges
-from saffron_quantizer.cli import compare
 from saffron_quantizer.cli.main import build_parser
-from saffron_quantizer.cli.options import gates_file
+from saffron_quantizer.cli.options import gates_file, report_file
 from saffron_quantizer.models.architectures import ARCHITECTURES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -170,7 +169,7 @@ def test_every_command_line_is_one_that_saffron_takes(line: str) -> None:
     parser = build_parser()
     for subcommand in subcommands(parser).values():
         for action in subcommand._actions:
-            if action.type in (gates_file, compare._report):
+            if action.type in (gates_file, report_file):
                 action.type = Path  # the files that a page names are not there to be read
     parser.parse_args(shlex.split(line, comments=True)[1:])
 

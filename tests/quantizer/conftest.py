@@ -15,6 +15,10 @@ import torch
 import transformers
 from tinymodels.configs import SPECIAL, TINY
 
+from saffron_api.candidate import CandidateSpec, Method, Scheme
+from saffron_api.results import Figure, FigureName
+from saffron_quantizer.report import Fingerprint, LayerRow, LinearRow, Machine, Report, Settings, Timings, unjudged
+
 TinyModel = Callable[..., Path]
 
 
@@ -111,3 +115,76 @@ def second_fork_server() -> Iterator[ForkServer]:
     server = ForkServer()
     yield server
     server.close()
+
+
+MakeReport = Callable[..., Report]
+
+_LINEARS = ("self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj")
+
+
+def _layers(method: Method, blocks: int) -> list[LayerRow]:
+    """Blocks of which every second has a dead column; only GPTQ's linears have notes."""
+    linears = [
+        LinearRow(name=name, relative_error=0.01 * (number + 1), largest_channel_ratio=3.0 + number, scale_search="MSE")
+        for number, name in enumerate(_LINEARS)
+    ]
+    return [
+        LayerRow(
+            block=block,
+            modules=3,
+            max_damping=0.01 * (1 + block % 2) if method is Method.GPTQ else 0.0,
+            dead_columns=block % 2 if method is Method.GPTQ else 0,
+            linears=linears if method is Method.GPTQ else [],
+        )
+        for block in range(blocks)
+    ]
+
+
+@pytest.fixture(scope="session")
+def make_report() -> MakeReport:
+    """Makes a report that was measured on some conversations; `changes` replace whole fields."""
+
+    def make(
+        method: Method = Method.GPTQ,
+        scheme: Scheme = Scheme.W4A16,
+        *,
+        size: int = 400,
+        loss: float = 0.1,
+        units: int = 60,
+        engine: Any = None,
+        **changes: Any,
+    ) -> Report:
+        ratio = Figure(name=FigureName.PERPLEXITY_RATIO, value=1 + loss, lower=1 + 0.8 * loss, upper=1 + 1.3 * loss)
+        divergence = Figure(name=FigureName.KL_DIVERGENCE, value=loss, lower=0.9 * loss, upper=1.2 * loss)
+        agreement = Figure(
+            name=FigureName.TOP_TOKEN_AGREEMENT, value=1 - loss, lower=1 - 1.2 * loss, upper=1 - loss / 2
+        )
+        share = Figure(name=FigureName.CHECKPOINT_BYTES_RATIO, value=size / 1000, lower=size / 1000, upper=size / 1000)
+        figures = [ratio, share] if engine is not None else [ratio, divergence, agreement, share]
+        settings = Settings(
+            model_digest="a" * 64,
+            checkpoint_digest=f"{size:064x}",
+            data_digest="d" * 64,
+            confidence=0.95,
+            seed=1,
+            resamples=10_000,
+            engine=engine,
+        )
+        machine = Machine(isa="AVX512", threads=2, dtype="torch.bfloat16", torch="2.13.0", transformers="5.19.0")
+        fields: dict[str, Any] = {
+            "candidate": CandidateSpec(method=method, scheme=scheme),
+            "digest": f"{size:064x}",
+            "bytes": size * 1_000_000,
+            "original_bytes": 1_000_000_000,
+            "gates": unjudged(figures, units, 0.95),
+            "perplexity_original": 20.0,
+            "perplexity_candidate": 20.0 * (1 + loss),
+            "scored_tokens": 15_360,
+            "layers": _layers(method, 4),
+            "fingerprint": Fingerprint(settings=settings, machine=machine),
+            "timings": Timings(original=1.0, candidate=2.0, compare=0.5),
+            "peak_bytes": 900_000_000,
+        }
+        return Report(**{**fields, **changes})
+
+    return make

@@ -7,8 +7,9 @@ import pytest
 
 from saffron_quantizer.cli.main import build_parser, main
 from saffron_quantizer.cli.progress import PlainLines, duration
-from saffron_quantizer.cli.text import rows, size
+from saffron_quantizer.cli.text import rows
 from saffron_quantizer.progress import Progress
+from saffron_quantizer.readable import size
 
 QUANTIZE = ["quantize", "--model", "m", "--out", "o"]
 EVALUATE = ["evaluate", "--original", "m", "--candidate", "c", "--data", "d"]
@@ -96,6 +97,22 @@ REFUSED = {
         ["inspect", "--candidate", '{"name": "a", "method": "RTN", "scheme": "W8A8", "bits": 4}'],
         "argument --candidate: bits: Extra inputs are not permitted",
     ),
+    "an engine without a name for the candidate": (
+        [*EVALUATE, "--engine-url", "http://localhost:8000/v1"],
+        "--engine-url and --engine-model need each other",
+    ),
+    "an engine at no URL": (
+        [*EVALUATE, "--engine-url", "localhost:8000"],
+        "argument --engine-url: 'localhost:8000' is not a URL such as http://host:8000/v1",
+    ),
+    "tasks for an engine": (
+        [*EVALUATE, "--tasks", "t", "--engine-url", "http://localhost:8000/v1", "--engine-model", "m"],
+        "--tasks are done here, not by the engine of --engine-url",
+    ),
+    "an unknown rule of selection": (
+        ["report", "--selection", "best"],
+        "argument --selection: 'best' is not one of Smallest, BestQuality",
+    ),
     "a report that is missing": (
         ["compare", "/no/report.json"],
         "argument FILE: can't read /no/report.json: No such file or directory",
@@ -139,7 +156,7 @@ def subcommands():
     return commands.choices
 
 
-@pytest.mark.parametrize("name", ["inspect", "sample", "baseline", "quantize", "evaluate", "compare"])
+@pytest.mark.parametrize("name", ["inspect", "sample", "baseline", "quantize", "evaluate", "compare", "report", "run"])
 def test_help_explains_every_option_and_its_default(name):
     for action in subcommands()[name]._actions:
         if isinstance(action, argparse._HelpAction):

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from saffron_api import keys
 from saffron_api.failures import FailureReason
 from saffron_api.gates import judge
-from saffron_api.quantized_model import Candidate, CandidateState, CandidateStatus, QuantizedModelSpec, Verdict
-from saffron_api.results import EvaluateResult, Figure, FigureName, InspectResult, QuantizeResult, Stage
+from saffron_api.prediction import impossible, predicted_bytes, too_large
+from saffron_api.quantized_model import Candidate, CandidateState, CandidateStatus, Verdict
+from saffron_api.results import EvaluateResult, InspectResult, QuantizeResult, Stage
 from saffron_operator import reasons
 from saffron_operator.decide.inputs import Inputs, clip
 from saffron_operator.decide.run import level
@@ -36,19 +37,9 @@ class Prospect:
 def excluded(inputs: Inputs, candidate: Candidate, inspected: InspectResult) -> CandidateStatus | None:
     """Return what is shown of a candidate that gets no Job, or None where Jobs are worth it."""
     return (
-        _impossible(candidate, inspected)
+        impossible(candidate, inspected)
         or _unsupported(inputs, candidate, inspected)
-        or _too_large(inputs.spec, candidate, inspected)
-    )
-
-
-def _impossible(candidate: Candidate, inspected: InspectResult) -> CandidateStatus | None:
-    """Return the status of a candidate that can't be made of this model, as Inspect found from its shapes."""
-    failure = next((each.failure for each in inspected.predicted if each.name == candidate.name), None)
-    if failure is None:
-        return None
-    return CandidateStatus(
-        name=candidate.name, state=CandidateState.FAILED, reason=failure.reason.value, message=failure.message
+        or too_large(inputs.spec.gates, candidate, inspected)
     )
 
 
@@ -71,34 +62,6 @@ def _unsupported(inputs: Inputs, candidate: Candidate, inspected: InspectResult)
         "engine or node.",
         bytes=predicted_bytes(candidate, inspected),
     )
-
-
-def _too_large(spec: QuantizedModelSpec, candidate: Candidate, inspected: InspectResult) -> CandidateStatus | None:
-    """Return the status of a candidate whose exact size misses its gate."""
-    limit = spec.gates.checkpoint_bytes_ratio
-    size = predicted_bytes(candidate, inspected)
-    if limit is None or size is None or inspected.bytes == 0:
-        return None
-    ratio = size / inspected.bytes
-    figure = Figure(name=FigureName.CHECKPOINT_BYTES_RATIO, value=ratio, lower=ratio, upper=ratio)
-    if ratio <= limit.max:
-        return None
-    judged = judge([figure], spec.gates, units=0)
-    return CandidateStatus(
-        name=candidate.name,
-        state=CandidateState.DONE,
-        reason=reasons.TOO_LARGE,
-        message=f"Its tensors have {ratio:.3f} of the original's bytes, and checkpointBytesRatio allows {limit.max:g}; "
-        "no Job was started.",
-        bytes=size,
-        verdict=Verdict.FAIL,
-        figures=list(judged.figures),
-    )
-
-
-def predicted_bytes(candidate: Candidate, inspected: InspectResult) -> int | None:
-    """Return a candidate's bytes as Inspect predicts them, or None where it could not."""
-    return next((each.bytes for each in inspected.predicted if each.name == candidate.name), None)
 
 
 def look(inputs: Inputs, candidate: Candidate, inspected: InspectResult, sample_key: str) -> Prospect:

@@ -49,8 +49,8 @@ def plan(observed: Observed, spec: QuantizedModelSpec) -> str:
 
 
 def level(spec: QuantizedModelSpec) -> float:
-    """Return the confidence of each one-sided bound, rounded to be the same in a key and in a command."""
-    return round(keys.bound_confidence(spec.gates.confidence, len(spec.candidates)), 6)
+    """Return the confidence of each one-sided bound."""
+    return keys.bound_confidence(spec.gates.confidence, len(spec.candidates))
 
 
 def current(observed: Observed, spec: QuantizedModelSpec, now: datetime, *, may_retry: bool) -> Run:

@@ -7,10 +7,11 @@ from datetime import datetime
 from saffron_api import keys
 from saffron_api.quantized_model import CandidateState, CandidateStatus, RunStatus, SamplesStatus, SelectedStatus
 from saffron_api.results import InspectResult, SampleResult, Stage, encode
+from saffron_api.selection import select
 from saffron_operator import reasons
 from saffron_operator.decide.candidates import Prospect, evaluate_task, excluded, look, quantize_task
 from saffron_operator.decide.inputs import Inputs, Kind, Standing, clip
-from saffron_operator.decide.selection import none_passed, select
+from saffron_operator.decide.none_passed import none_passed
 from saffron_operator.decide.tasks import (
     Absent,
     Active,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saffron_api.results import BaselineResult, Stage
-from saffron_quantizer.cli.options import add_hash_cache, add_model, add_output, add_sequences
+from saffron_quantizer.cli.options import add_gate_set, add_original, add_output, unchanged
 from saffron_quantizer.cli.outcome import run_stage
 from saffron_quantizer.cli.progress import shown_progress
 from saffron_quantizer.cli.subcommand import add_command
@@ -28,16 +28,8 @@ def add_to(commands: "Commands") -> None:
         "scored.",
         run=partial(run_stage, Stage.BASELINE, work=_work),
     )
-    add_model(parser, what="the original")
-    parser.add_argument(
-        "--data",
-        type=Path,
-        required=True,
-        metavar="FILE",
-        help="the gate set: gate.jsonl of `saffron sample`, or JSONL",
-    )
-    add_sequences(parser)
-    add_hash_cache(parser)
+    add_original(parser)
+    add_gate_set(parser)
     parser.add_argument(
         "--out",
         type=Path,
@@ -51,16 +43,12 @@ def add_to(commands: "Commands") -> None:
 
 def _work(arguments: argparse.Namespace) -> Outcome:
     # Torch takes seconds that --help need not wait for.
-    from saffron_quantizer.checkpoint.identity import FolderGuard, model_digest  # noqa: PLC0415
     from saffron_quantizer.evaluation.baseline import BaselineRequest, baseline  # noqa: PLC0415
     from saffron_quantizer.evaluation.window import load_gate_set  # noqa: PLC0415
 
-    with FolderGuard(arguments.model, hash_cache=arguments.hash_cache), shown_progress(sys.stderr) as progress:
-        request = BaselineRequest(
-            model_digest=arguments.model_digest or model_digest(arguments.model, hash_cache=arguments.hash_cache),
-            sequences=load_gate_set(arguments.data, arguments.model, max_tokens=arguments.max_tokens),
-        )
-        result = baseline(arguments.model, request, arguments.out, progress)
+    with unchanged(arguments.model, arguments) as digest, shown_progress(sys.stderr) as progress:
+        sequences = load_gate_set(arguments.data, arguments.model, max_tokens=arguments.max_tokens)
+        result = baseline(arguments.model, BaselineRequest(digest, sequences), arguments.out, progress)
     return Outcome(result, _text(result))
 
 

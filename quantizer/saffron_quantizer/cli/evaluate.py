@@ -1,23 +1,31 @@
 """`saffron evaluate`: measure a checkpoint against its original."""
 
 import argparse
+import importlib.util
 import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
-from saffron_api.failures import ExitCode, Failure, FailureReason, StageError, subject_of
+from saffron_api.failures import ExitCode
 from saffron_api.quantized_model import Gates, Verdict
 from saffron_api.results import Stage
-from saffron_quantizer.cli.options import add_hash_cache, add_model, add_output, add_sequences, gates_file, level
+from saffron_quantizer.cli.options import (
+    add_gate_set,
+    add_gates,
+    add_original,
+    add_output,
+    engine_url,
+    level,
+    unchanged,
+)
 from saffron_quantizer.cli.outcome import run_stage
 from saffron_quantizer.cli.progress import shown_progress
 from saffron_quantizer.cli.subcommand import add_command
 from saffron_quantizer.cli.table import report_text
 from saffron_quantizer.cli.text import Outcome
-from saffron_quantizer.report import Report, judged, to_json
+from saffron_quantizer.engine_address import Engine
+from saffron_quantizer.report import Report, finished_report, judged, to_json
 
 if TYPE_CHECKING:
     from saffron_quantizer.cli.subcommand import Commands
@@ -40,25 +48,25 @@ def add_to(commands: "Commands") -> None:
         "resampled by conversation.",
         run=partial(run_stage, Stage.EVALUATE, work=_work),
     )
-    add_model(parser, name="--original", what="the original model")
+    add_original(parser, name="--original", what="the original model")
     parser.add_argument(
         "--candidate", type=Path, required=True, metavar="DIR", help="the checkpoint that `saffron quantize` wrote"
     )
-    parser.add_argument(
-        "--data",
-        type=Path,
-        required=True,
-        metavar="FILE",
-        help="the gate set: gate.jsonl of `saffron sample`, or JSONL",
-    )
-    add_sequences(parser)
+    add_gate_set(parser)
     parser.add_argument(
         "--baseline",
         type=Path,
         metavar="DIR",
         help="what `saffron baseline` wrote for this model and this data (default: the original is computed here)",
     )
-    add_hash_cache(parser)
+    _add_engine(parser)
+    parser.add_argument(
+        "--tasks",
+        type=Path,
+        metavar="DIR",
+        help="folder with tasks of lm-evaluation-harness in YAML, their data beside them, that both models are to do; "
+        "needs the extra `tasks` of saffron-quantizer (default: none)",
+    )
     _add_verdict(parser)
     parser.add_argument(
         "--out",
@@ -69,6 +77,22 @@ def add_to(commands: "Commands") -> None:
     add_output(parser)
 
 
+def _add_engine(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--engine-url",
+        type=engine_url,
+        metavar="URL",
+        help="API of a running vLLM that serves the candidate, as http://localhost:8000/v1: its log-probabilities are "
+        "measured instead of ours, which tells perplexity and size only. The tokens of the gate set are sent there "
+        "(default: the candidate is computed here)",
+    )
+    parser.add_argument(
+        "--engine-model",
+        metavar="NAME",
+        help="the name under which it serves the candidate; needed by --engine-url (default: none)",
+    )
+
+
 def _add_verdict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--confidence",
@@ -77,12 +101,7 @@ def _add_verdict(parser: argparse.ArgumentParser) -> None:
         help="level of each one-sided bound, 0.5 to below 1; for k candidates at 0.95 together give 1-0.05/k "
         "(default: `confidence` of --gates, else 0.95)",
     )
-    parser.add_argument(
-        "--gates",
-        type=gates_file,
-        metavar="FILE",
-        help="limits in YAML, as under `gates` in a QuantizedModel (default: figures without a verdict)",
-    )
+    add_gates(parser, otherwise="figures without a verdict")
     parser.add_argument(
         "--exit-verdict",
         action="store_true",
@@ -94,6 +113,12 @@ def _work(arguments: argparse.Namespace) -> Outcome:
     gates: Gates | None = arguments.gates
     if arguments.exit_verdict and gates is None:
         arguments.refuse("--exit-verdict needs --gates")
+    if (arguments.engine_url is None) != (arguments.engine_model is None):
+        arguments.refuse("--engine-url and --engine-model need each other")
+    if arguments.tasks is not None and arguments.engine_url is not None:
+        arguments.refuse("--tasks are done here, not by the engine of --engine-url")
+    if arguments.tasks is not None and importlib.util.find_spec("lm_eval") is None:
+        arguments.refuse("--tasks needs lm-evaluation-harness: install saffron-quantizer[tasks]")
     confidence = arguments.confidence or (_CONFIDENCE if gates is None else gates.confidence)
     report = _report(arguments, confidence)
     if gates is not None:
@@ -109,34 +134,22 @@ def _work(arguments: argparse.Namespace) -> Outcome:
 def _report(arguments: argparse.Namespace, confidence: float) -> Report:
     # Torch takes seconds that --help need not wait for.
     from saffron_quantizer.atomic import private_folder  # noqa: PLC0415
-    from saffron_quantizer.checkpoint.identity import FolderGuard, model_digest  # noqa: PLC0415
     from saffron_quantizer.evaluation.evaluate import EvaluateRequest, evaluate  # noqa: PLC0415
     from saffron_quantizer.evaluation.window import load_gate_set  # noqa: PLC0415
 
     if arguments.out is not None and not arguments.out.parent.is_dir():
         private_folder(arguments.out.parent)
-    with FolderGuard(arguments.original, hash_cache=arguments.hash_cache), shown_progress(sys.stderr) as progress:
+    engine = None if arguments.engine_url is None else Engine(url=arguments.engine_url, model=arguments.engine_model)
+    finished = None if arguments.out is None else finished_report(arguments.out)
+    with unchanged(arguments.original, arguments) as digest, shown_progress(sys.stderr) as progress:
         request = EvaluateRequest(
             original=arguments.original,
-            model_digest=arguments.model_digest or model_digest(arguments.original, hash_cache=arguments.hash_cache),
+            model_digest=digest,
             candidate=arguments.candidate,
             sequences=load_gate_set(arguments.data, arguments.original, max_tokens=arguments.max_tokens),
             baseline=arguments.baseline,
             confidence=confidence,
+            engine=engine,
+            tasks=arguments.tasks,
         )
-        return evaluate(request, _finished(arguments.out), progress)
-
-
-def _finished(out: Path | None) -> Report | None:
-    """The report of an earlier run.
-
-    Raises:
-        StageError: `SPEC_INVALID` if the file is something else, which must not be lost.
-    """
-    if out is None or not out.is_file():
-        return None
-    try:
-        return Report.model_validate_json(out.read_bytes())
-    except ValidationError as error:
-        failure = Failure(reason=FailureReason.SPEC_INVALID, subject=subject_of(f"--out={out}"))
-        raise StageError(failure, detail="there is a file of that name that is no report") from error
+        return evaluate(request, finished, progress)

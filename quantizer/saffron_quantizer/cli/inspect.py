@@ -2,17 +2,17 @@
 
 import argparse
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from saffron_api.quantized_model import Candidate
 from saffron_api.results import InspectResult, PredictedSize, Stage
-from saffron_quantizer.cli.options import add_hash_cache, add_output, refusals
+from saffron_quantizer.cli.options import add_folder, add_hash_cache, add_output, refusals
 from saffron_quantizer.cli.outcome import run_stage
 from saffron_quantizer.cli.subcommand import add_command
-from saffron_quantizer.cli.text import Outcome, rows, size
+from saffron_quantizer.cli.text import Outcome, rows
+from saffron_quantizer.readable import size
 
 if TYPE_CHECKING:
     from saffron_quantizer.cli.subcommand import Commands
@@ -27,9 +27,7 @@ def add_to(commands: "Commands") -> None:
         about="Check a model folder, compute its digest, and predict the bytes of each candidate from shapes alone.",
         run=partial(run_stage, Stage.INSPECT, work=_work),
     )
-    parser.add_argument(
-        "--model", type=Path, required=True, metavar="DIR", help="folder of the model: config.json and *.safetensors"
-    )
+    add_folder(parser)
     parser.add_argument(
         "--candidate",
         type=_candidate,

@@ -4,14 +4,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from saffron_quantizer.cli import baseline, compare, evaluate, inspect, quantize, sample
+from saffron_quantizer.cli import baseline, compare, evaluate, inspect, quantize, report, run, sample
 from saffron_quantizer.cli.outcome import end_at_sigterm
 
 _EPILOG = """\
 exit codes:
   0 done    1 bug, or reading or writing failed    2 usage    10 request    11 data set    12 model
   13 storage full    14 input changed    15 too little memory    16 unsupported
-  20 verdict Fail    21 verdict Inconclusive (both only with evaluate --exit-verdict)
+  20 verdict Fail    21 verdict Inconclusive (both only of run and of evaluate --exit-verdict)
 
 `saffron COMMAND --help` explains every option.
 """
@@ -27,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (inspect, sample, baseline, quantize, evaluate, compare):
+    for command in (inspect, sample, baseline, quantize, evaluate, compare, report, run):
         command.add_to(commands)
     return parser
 

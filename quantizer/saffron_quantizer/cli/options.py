@@ -2,7 +2,8 @@
 
 import argparse
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
@@ -12,6 +13,8 @@ import yaml
 from pydantic import ValidationError
 
 from saffron_api.quantized_model import Gates
+from saffron_quantizer.engine_address import address
+from saffron_quantizer.report import Report
 
 Value = TypeVar("Value")
 Choice = TypeVar("Choice", bound=StrEnum)
@@ -71,6 +74,15 @@ def digest(text: str) -> str:
     return text
 
 
+def engine_url(text: str) -> str:
+    """Read the address of an engine's API."""
+    try:
+        address(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} {error}") from error
+    return text
+
+
 def gates_file(text: str) -> Gates:
     """Read limits from YAML as they stand under `gates` in a QuantizedModel."""
     try:
@@ -91,6 +103,16 @@ def gates_json(text: str) -> Gates:
         raise argparse.ArgumentTypeError(refusals(error)) from error
 
 
+def report_file(text: str) -> Report:
+    """Read a report that `saffron evaluate` wrote."""
+    try:
+        return Report.model_validate_json(Path(text).read_bytes())
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"can't read {text}: {error.strerror}") from error
+    except ValidationError as error:
+        raise argparse.ArgumentTypeError(f"{text} is not a report of saffron evaluate") from error
+
+
 def refusals(error: ValidationError) -> str:
     """What a type refuses, in one line: each field and what is wrong with it."""
     return "; ".join(_refusal(entry["loc"], entry["msg"]) for entry in error.errors(include_url=False))
@@ -101,17 +123,28 @@ def _refusal(place: Iterable[int | str], message: str) -> str:
     return f"{field}: {message}" if field else message
 
 
-def add_model(parser: argparse.ArgumentParser, *, name: str = "--model", what: str = "the model") -> None:
-    """The folder of the original, and what is known of it."""
+def add_folder(parser: argparse.ArgumentParser, *, name: str = "--model", what: str = "the model") -> None:
+    """The folder of a model."""
     parser.add_argument(
         name, type=Path, required=True, metavar="DIR", help=f"folder of {what}: config.json, *.safetensors, tokenizer"
     )
+
+
+def add_model(parser: argparse.ArgumentParser, *, name: str = "--model", what: str = "the model") -> None:
+    """The folder of the original, and what is known of it."""
+    add_folder(parser, name=name, what=what)
     parser.add_argument(
         "--model-digest",
         type=digest,
         metavar="HEX",
         help="the model's digest as `saffron inspect` tells it (default: computed, which reads the whole folder)",
     )
+
+
+def add_original(parser: argparse.ArgumentParser, *, name: str = "--model", what: str = "the original") -> None:
+    """The folder of a model that a stage reads, what is known of it, and where hashes of its files are remembered."""
+    add_model(parser, name=name, what=what)
+    add_hash_cache(parser)
 
 
 def add_hash_cache(parser: argparse.ArgumentParser) -> None:
@@ -122,6 +155,41 @@ def add_hash_cache(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="JSON file that remembers the hashes of the model's files by size and time of change; a file that "
         "differs from it has changed during the run (default: none)",
+    )
+
+
+@contextmanager
+def unchanged(folder: Path, arguments: argparse.Namespace) -> Iterator[str]:
+    """The digest of the folder that `add_original` asked for, whose files must stay as they are meanwhile.
+
+    Raises:
+        StageError: `MODEL_MISSING` or `MODEL_CHANGED`.
+    """
+    from saffron_quantizer.checkpoint.identity import FolderGuard, model_digest  # noqa: PLC0415 not for --help
+
+    with FolderGuard(folder, hash_cache=arguments.hash_cache):
+        yield arguments.model_digest or model_digest(folder, hash_cache=arguments.hash_cache)
+
+
+def add_gate_set(parser: argparse.ArgumentParser) -> None:
+    """What candidates are measured on."""
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="the gate set: gate.jsonl of `saffron sample`, or JSONL",
+    )
+    add_sequences(parser)
+
+
+def add_gates(parser: argparse.ArgumentParser, *, otherwise: str) -> None:
+    """Limits to judge by; `otherwise` says what happens without them."""
+    parser.add_argument(
+        "--gates",
+        type=gates_file,
+        metavar="FILE",
+        help=f"limits in YAML, as under `gates` in a QuantizedModel (default: {otherwise})",
     )
 
 

@@ -46,12 +46,39 @@ def run_stage(stage: Stage, arguments: argparse.Namespace, work: Callable[[argpa
         told = work(arguments)
         _write_result(arguments.result, told.result)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on with what is finished", file=sys.stderr)
-        return _INTERRUPTED
+        return _interrupted()
     except Exception as error:  # noqa: BLE001 whatever it is, it is told, and an unknown one with its traceback
         return _tell_failure(stage, arguments.result, error)
     print(encode(told.result) if arguments.json else told.text)
     return told.exit_code
+
+
+def told_failures(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+    """Let a subcommand that is no stage of a Job tell why it could not do its work."""
+
+    def checked(arguments: argparse.Namespace) -> int:
+        try:
+            return run(arguments)
+        except KeyboardInterrupt:
+            return _interrupted()
+        except Exception as error:  # noqa: BLE001 as above
+            return tell(error).exit_code
+
+    return checked
+
+
+def tell(error: Exception) -> Failure:
+    """Say on stderr what an exception means; an unknown one is told with its traceback."""
+    failure = failure_of(error)
+    if failure.reason is FailureReason.INTERNAL:
+        traceback.print_exception(error)
+    print(render(failure, detail_of(error)), file=sys.stderr)
+    return failure
+
+
+def _interrupted() -> int:
+    print("interrupted; the same command goes on with what is finished", file=sys.stderr)
+    return _INTERRUPTED
 
 
 def failure_of(error: Exception) -> Failure:
@@ -75,10 +102,7 @@ def render(failure: Failure, detail: str = "") -> str:
 
 
 def _tell_failure(stage: Stage, result: Path | None, error: Exception) -> int:
-    failure = failure_of(error)
-    if failure.reason is FailureReason.INTERNAL:
-        traceback.print_exception(error)
-    print(render(failure, _detail(error)), file=sys.stderr)
+    failure = tell(error)
     try:
         _write_result(result, FailureResult(failed_stage=stage, failure=failure))
     except OSError as second:
@@ -86,7 +110,7 @@ def _tell_failure(stage: Stage, result: Path | None, error: Exception) -> int:
     return failure.exit_code
 
 
-def _detail(error: Exception) -> str:
+def detail_of(error: Exception) -> str:
     """What is told besides of a known error; texts of libraries may hold anything and are not told."""
     if isinstance(error, StageError):
         return error.detail

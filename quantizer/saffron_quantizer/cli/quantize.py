@@ -11,19 +11,20 @@ from saffron_api.candidate import command_line
 from saffron_api.results import QuantizeResult, Stage
 from saffron_quantizer.cli.candidate import add_candidate, candidate_of
 from saffron_quantizer.cli.options import (
-    add_hash_cache,
-    add_model,
+    add_original,
     add_output,
     add_sequences,
     gates_file,
     gates_json,
     quantity_of_bytes,
+    unchanged,
     whole_number,
 )
 from saffron_quantizer.cli.outcome import run_stage
 from saffron_quantizer.cli.progress import duration, shown_progress
 from saffron_quantizer.cli.subcommand import add_command
-from saffron_quantizer.cli.text import Outcome, rows, size
+from saffron_quantizer.cli.text import Outcome, rows
+from saffron_quantizer.readable import size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +43,7 @@ def add_to(commands: "Commands") -> None:
         "first block that is not finished and ends with the same bytes.",
         run=partial(run_stage, Stage.QUANTIZE, work=_work),
     )
-    add_model(parser)
+    add_original(parser, what="the model")
     add_candidate(parser)
     parser.add_argument(
         "--calibration",
@@ -59,7 +60,6 @@ def add_to(commands: "Commands") -> None:
     )
     _add_selection(parser)
     add_sequences(parser)
-    add_hash_cache(parser)
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument(
         "--out", type=Path, metavar="DIR", help="folder for the checkpoint, new or our own unfinished one"
@@ -120,7 +120,6 @@ def _work(arguments: argparse.Namespace) -> Outcome:
             arguments.refuse(f"{option} is of use only with --escalate-max-bytes-ratio")
     # Torch takes seconds that --help need not wait for.
     from saffron_quantizer.atomic import private_folder  # noqa: PLC0415
-    from saffron_quantizer.checkpoint.identity import FolderGuard, model_digest  # noqa: PLC0415
     from saffron_quantizer.progress import ignore  # noqa: PLC0415
     from saffron_quantizer.quantize import quantize  # noqa: PLC0415
     from saffron_quantizer.ranks import joined  # noqa: PLC0415
@@ -129,7 +128,7 @@ def _work(arguments: argparse.Namespace) -> Outcome:
         private_folder(arguments.work)
     with (
         joined(os.environ) as ranks,
-        FolderGuard(arguments.model, hash_cache=arguments.hash_cache),
+        unchanged(arguments.model, arguments) as digest,
         shown_progress(sys.stderr) as progress,
     ):
         result = quantize(
@@ -139,7 +138,7 @@ def _work(arguments: argparse.Namespace) -> Outcome:
             store=arguments.store,
             out=arguments.out,
             work=arguments.work,
-            model_digest=arguments.model_digest or model_digest(arguments.model, hash_cache=arguments.hash_cache),
+            model_digest=digest,
             data_digest=None,
             selection=_selection(arguments) if spec.escalate is not None else None,
             progress=progress if ranks.is_first else ignore,

@@ -6,19 +6,13 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from saffron_api.gates import MIN_UNITS
+from saffron_api.gates import EXACT_FIGURES, MIN_UNITS
 from saffron_api.quantized_model import Verdict
 from saffron_api.results import FigureName
-from saffron_quantizer.cli.text import size
-from saffron_quantizer.report import GateRow, Report
+from saffron_quantizer.readable import rough, size
+from saffron_quantizer.report import FIGURE_TITLES, GateRow, Report, TaskRow
 
 _WIDE = 200
-_TITLES = {
-    FigureName.PERPLEXITY_RATIO: "perplexity ratio",
-    FigureName.KL_DIVERGENCE: "KL, nats a token",
-    FigureName.TOP_TOKEN_AGREEMENT: "same top token",
-    FigureName.CHECKPOINT_BYTES_RATIO: "size ratio",
-}
 
 
 def report_text(report: Report) -> str:
@@ -29,17 +23,43 @@ def report_text(report: Report) -> str:
     for row in report.gates:
         limit = "-" if row.limit is None else f"{row.limit:g}"
         bounds = (f"{row.value:.4f}", f"{row.lower:.4f}", f"{row.upper:.4f}")
-        table.add_row(_TITLES[row.name], *bounds, limit, row.verdict or "-")
-    confidence = report.fingerprint.settings.confidence
+        table.add_row(FIGURE_TITLES[row.name], *bounds, limit, row.verdict or "-")
     summary = (
-        f"{report.units} conversations, {report.scored_tokens:,} scored tokens, each bound at {confidence:.4g}; "
+        f"{report.units} conversations, {report.scored_tokens:,} scored tokens, each bound at {report.level:.4g}; "
         f"perplexity {report.perplexity_original:.3f} -> {report.perplexity_candidate:.3f}, "
         f"{size(report.original_bytes)} -> {size(report.bytes)}"
     )
-    lines = [_drawn(table), summary]
+    lines = [_drawn(table), summary, power(report)]
+    if report.tasks:
+        lines.append(_drawn(_tasks(report.tasks)))
     if report.verdict is not None:
         lines.append(f"verdict: {report.verdict}{_why(report)}")
     return "\n".join(lines)
+
+
+def _tasks(rows: Sequence[TaskRow]) -> Table:
+    """Accuracy of both models, and their difference."""
+    table = Table(box=None, pad_edge=False)
+    for title in ("task", "metric", "original", "candidate", "difference", "lower", "upper", "items"):
+        table.add_column(title, justify="left" if title in {"task", "metric"} else "right")
+    for row in rows:
+        bounds = ("-" if bound is None else f"{bound:+.4f}" for bound in (row.lower, row.upper))
+        values = (f"{row.original:.4f}", f"{row.candidate:.4f}", f"{row.difference:+.4f}")
+        table.add_row(row.task, row.metric, *values, *bounds, f"{row.items:,}")
+    return table
+
+
+def power(report: Report) -> str:
+    """What so many conversations can show at all: the smallest margin of each figure that is sampled."""
+    sampled = [row for row in report.gates if row.name not in EXACT_FIGURES]
+    if report.units < MIN_UNITS:
+        return f"at {report.units} conversations no margin can be shown; {MIN_UNITS} are the least"
+    told = ", ".join(f"{FIGURE_TITLES[row.name]} {_margin(row)}" for row in sampled)
+    return f"at {report.units} conversations the smallest margin that can be shown, 4 times out of 5: {told}"
+
+
+def _margin(row: GateRow) -> str:
+    return "unknown, for all conversations say the same" if row.margin is None else rough(row.margin)
 
 
 def _why(report: Report) -> str:
@@ -59,19 +79,13 @@ def comparison(reports: Sequence[Report]) -> str:
     table.add_column("candidate")
     table.add_column("bytes", justify="right")
     for name in FigureName:
-        table.add_column(_TITLES[name], justify="right")
+        table.add_column(FIGURE_TITLES[name], justify="right")
     table.add_column("verdict")
     for report in sorted(reports, key=lambda each: each.bytes):
         rows = {row.name: row for row in report.gates}
         cells = (_cell(rows[name]) if name in rows else "-" for name in FigureName)
-        table.add_row(_label(report), f"{report.bytes:,}", *cells, report.verdict or "-")
+        table.add_row(report.label, f"{report.bytes:,}", *cells, report.verdict or "-")
     return _drawn(table)
-
-
-def _label(report: Report) -> str:
-    spec = report.candidate
-    group = f" g{spec.effective_group_size}" if spec.effective_group_size else ""
-    return f"{spec.method} {spec.scheme}{group} ({report.digest[:8]})"
 
 
 def _cell(row: GateRow) -> str:

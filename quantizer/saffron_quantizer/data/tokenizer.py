@@ -56,6 +56,13 @@ class Tokenizer:
         """
         return self._encode_text(content.text) if isinstance(content, Text) else self._encode_chat(content)
 
+    def encode_pair(self, context: str, continuation: str) -> Encoded:
+        """Tokenize a continuation, which is scored, after its context; white space between them is the former's."""
+        kept = context.rstrip()
+        tokens, _ = self._tokenize(context + continuation)
+        start = len(self._tokenize(kept)[0])
+        return Encoded(tokens, (max(MIN_SCORE_START, min(start, len(tokens) - 1)), len(tokens)))
+
     def _encode_text(self, text: str) -> Encoded:
         tokens, _ = self._tokenize(text)
         return Encoded(tokens, (MIN_SCORE_START, max(MIN_SCORE_START, len(tokens))))

@@ -25,14 +25,15 @@ class TokenFigures:
     Attributes:
         nll_original: -log p(token) of the original, in nats.
         nll_candidate: the same of the candidate.
-        divergence: KL(original || candidate) of the two distributions over the vocabulary, in nats.
-        agreement: 1 where both have the same most probable token, else 0.
+        divergence: KL(original || candidate) of the two distributions over the vocabulary, in nats; None where they
+            are not known.
+        agreement: 1 where both have the same most probable token, else 0; None where it is not known.
     """
 
     nll_original: Tensor
     nll_candidate: Tensor
-    divergence: Tensor
-    agreement: Tensor
+    divergence: Tensor | None
+    agreement: Tensor | None
 
 
 @dataclass(frozen=True)

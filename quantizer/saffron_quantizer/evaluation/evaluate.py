@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from saffron_api.candidate import CandidateSpec
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
@@ -16,16 +17,24 @@ from saffron_quantizer.checkpoint.identity import FolderGuard, model_digest
 from saffron_quantizer.checkpoint.manifest import read_manifest
 from saffron_quantizer.checkpoint.reader import CheckpointReader
 from saffron_quantizer.data.sequences import TokenSequence, sequences_digest
+from saffron_quantizer.data.tokenizer import Tokenizer
+from saffron_quantizer.engine_address import Engine
 from saffron_quantizer.evaluation.baseline import BaselineRequest, original_hidden, read_baseline
 from saffron_quantizer.evaluation.bootstrap import SEED, resamples_for
-from saffron_quantizer.evaluation.distributions import comparable, compare_distributions
+from saffron_quantizer.evaluation.distributions import (
+    comparable,
+    compare_distributions,
+    original_distributions,
+)
 from saffron_quantizer.evaluation.divergence import Scored, TokenFigures, compare_tokens
+from saffron_quantizer.evaluation.engine import engine_nll
 from saffron_quantizer.evaluation.figures import exact_figure, measured_figures, perplexity, sum_by_unit
-from saffron_quantizer.evaluation.hidden import scored_hidden
+from saffron_quantizer.evaluation.hidden import scored_hidden, scored_tokens
+from saffron_quantizer.evaluation.local_tasks import check_tasks, tasks_digest
 from saffron_quantizer.memory import peak_bytes
 from saffron_quantizer.models.stream import ModelStream
 from saffron_quantizer.progress import ProgressSink
-from saffron_quantizer.report import Fingerprint, LayerRow, Machine, Report, Settings, Timings, unjudged
+from saffron_quantizer.report import Fingerprint, LayerRow, Machine, Report, Settings, TaskRow, Timings, unjudged
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,8 @@ class EvaluateRequest:
         sequences: the gate set, as made by `limit_scored`.
         baseline: folder of what `baseline` wrote; None to compute the original's states here.
         confidence: level of each one-sided bound.
+        engine: that serves the candidate and is asked for its log-probabilities; None to compute them here.
+        tasks: folder with tasks of lm-evaluation-harness that both models are to do; None for none.
     """
 
     original: Path
@@ -47,6 +58,8 @@ class EvaluateRequest:
     sequences: Sequence[TokenSequence]
     baseline: Path | None
     confidence: float
+    engine: Engine | None = None
+    tasks: Path | None = None
 
 
 def evaluate(request: EvaluateRequest, finished: Report | None, progress: ProgressSink) -> Report:
@@ -60,13 +73,16 @@ def evaluate(request: EvaluateRequest, finished: Report | None, progress: Progre
     Raises:
         StageError: a folder can't be used, changed meanwhile, or holds NaN; the baseline is of other data.
     """
+    if request.tasks is not None:
+        check_tasks(request.tasks)
     manifest = _checkpoint_manifest(request.candidate)
     with FolderGuard(request.original), FolderGuard(request.candidate):
         settings = _settings(request, manifest)
         if finished is not None and finished.fingerprint.settings == settings:
             return finished
-        candidate = ModelStream.open(request.candidate)
-        figures, timings = _measure(request, candidate, progress)
+        original = ModelStream.open(request.original)
+        figures, timings = _measure(request, original, progress)
+        tasks = [] if request.tasks is None else _tasks(request, request.tasks, original, progress)
     sums = sum_by_unit(figures, request.sequences)
     size, original_size = CheckpointReader(request.candidate).bytes, CheckpointReader(request.original).bytes
     measured = [
@@ -78,12 +94,13 @@ def evaluate(request: EvaluateRequest, finished: Report | None, progress: Progre
         digest=settings.checkpoint_digest,
         bytes=size,
         original_bytes=original_size,
-        gates=unjudged(measured, sums.units),
+        gates=unjudged(measured, sums.units, request.confidence),
         perplexity_original=perplexity(sums.nll_original, sums.tokens),
         perplexity_candidate=perplexity(sums.nll_candidate, sums.tokens),
         scored_tokens=int(sums.tokens.sum()),
         layers=[LayerRow.model_validate(layer) for layer in manifest["layers"]],
-        fingerprint=Fingerprint(settings=settings, machine=_machine(candidate)),
+        tasks=tasks,
+        fingerprint=Fingerprint(settings=settings, machine=_machine(original)),
         timings=timings,
         peak_bytes=peak_bytes(),
     )
@@ -111,12 +128,13 @@ def _settings(request: EvaluateRequest, manifest: Any) -> Settings:  # noqa: ANN
         confidence=request.confidence,
         seed=SEED,
         resamples=resamples_for(request.confidence),
+        engine=request.engine,
+        tasks_digest=None if request.tasks is None else tasks_digest(request.tasks),
     )
 
 
-def _measure(request: EvaluateRequest, candidate: ModelStream, progress: ProgressSink) -> tuple[TokenFigures, Timings]:
+def _measure(request: EvaluateRequest, stream: ModelStream, progress: ProgressSink) -> tuple[TokenFigures, Timings]:
     begun = time.monotonic()
-    stream = ModelStream.open(request.original)
     base = None
     if request.baseline is None:
         original = Scored(stream, original_hidden(stream, request.sequences, progress).states)
@@ -124,26 +142,53 @@ def _measure(request: EvaluateRequest, candidate: ModelStream, progress: Progres
         base = read_baseline(request.baseline, BaselineRequest(request.model_digest, request.sequences))
         original = Scored(stream, base.states)
     original_done = time.monotonic()
-    hidden = scored_hidden(
-        candidate,
-        request.sequences,
-        activity="candidate, block by block",
-        not_finite=FailureReason.FIGURES_NOT_FINITE,
-        progress=progress,
-    )
-    candidate_done = time.monotonic()
-    # Both are rounded alike, so that a candidate which equals its original has a divergence of 0.
-    scored = Scored(candidate, hidden.states.to(original.states.dtype))
-    if base is not None and comparable(base.distributions, original, scored):
-        figures = compare_distributions(base.distributions, original, scored, hidden.targets, progress=progress)
+    if request.engine is None:
+        candidate, targets = _candidate_states(request, progress)
+        candidate_done = time.monotonic()
+        # Both are rounded alike, so that a candidate which equals its original has a divergence of 0.
+        scored = Scored(candidate.stream, candidate.states.to(original.states.dtype))
+        if base is not None and comparable(base.distributions, original, scored):
+            figures = compare_distributions(base.distributions, original, scored, targets, progress=progress)
+        else:
+            figures = compare_tokens(original, scored, targets, progress=progress)
     else:
-        figures = compare_tokens(original, scored, hidden.targets, progress=progress)
+        nll = engine_nll(request.engine, request.sequences, progress)
+        candidate_done = time.monotonic()
+        targets = scored_tokens(request.sequences)
+        known = base.distributions if base else original_distributions(original, targets, progress=progress)
+        figures = TokenFigures(known.nll, nll, divergence=None, agreement=None)
     timings = Timings(
         original=round(original_done - begun, 1),
         candidate=round(candidate_done - original_done, 1),
         compare=round(time.monotonic() - candidate_done, 1),
     )
     return figures, timings
+
+
+def _candidate_states(request: EvaluateRequest, progress: ProgressSink) -> tuple[Scored, Tensor]:
+    """The candidate's final states, computed here from its files, and the tokens that they predict."""
+    stream = ModelStream.open(request.candidate)
+    hidden = scored_hidden(
+        stream,
+        request.sequences,
+        activity="candidate, block by block",
+        not_finite=FailureReason.FIGURES_NOT_FINITE,
+        progress=progress,
+    )
+    return Scored(stream, hidden.states), hidden.targets
+
+
+def _tasks(request: EvaluateRequest, folder: Path, original: ModelStream, progress: ProgressSink) -> list[TaskRow]:
+    """Both models on the tasks of a folder."""
+    # Only those who ask for tasks need the harness.
+    from saffron_quantizer.evaluation.tasks import TaskModel, compare_tasks  # noqa: PLC0415
+
+    tokenizer = Tokenizer(request.original)
+    known = TaskModel(original, tokenizer, "original on tasks", FailureReason.MODEL_NOT_FINITE, progress)
+    other = TaskModel(
+        ModelStream.open(request.candidate), tokenizer, "candidate on tasks", FailureReason.FIGURES_NOT_FINITE, progress
+    )
+    return compare_tasks(known, other, folder, level=request.confidence)
 
 
 def _machine(stream: ModelStream) -> Machine:

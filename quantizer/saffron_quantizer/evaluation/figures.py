@@ -17,13 +17,13 @@ _MAX_EXPONENT = 700.0
 
 @dataclass(frozen=True)
 class UnitSums:
-    """Sums over the scored tokens of each conversation, all [units] float64."""
+    """Sums over the scored tokens of each conversation, all [units] float64; None of what was not measured."""
 
     tokens: Vector
     nll_original: Vector
     nll_candidate: Vector
-    divergence: Vector
-    agreement: Vector
+    divergence: Vector | None
+    agreement: Vector | None
 
     @property
     def units(self) -> int:
@@ -44,8 +44,8 @@ def sum_by_unit(figures: TokenFigures, sequences: Sequence[TokenSequence]) -> Un
         tokens=add(np.ones(len(of_token))),
         nll_original=add(figures.nll_original.numpy()),
         nll_candidate=add(figures.nll_candidate.numpy()),
-        divergence=add(figures.divergence.numpy()),
-        agreement=add(figures.agreement.numpy()),
+        divergence=None if figures.divergence is None else add(figures.divergence.numpy()),
+        agreement=None if figures.agreement is None else add(figures.agreement.numpy()),
     )
 
 
@@ -55,16 +55,21 @@ def perplexity(nll: Vector, tokens: Vector) -> float:
 
 
 def measured_figures(sums: UnitSums, *, level: float) -> list[Figure]:
-    """Perplexity ratio, divergence and agreement with one-sided bounds of a level."""
+    """Perplexity ratio and, where they are known, divergence and agreement, with one-sided bounds of a level."""
     # The logarithm of the ratio of perplexities is a mean over tokens; its bounds are those of the ratio.
     log_ratio = ratio_bounds(sums.nll_candidate - sums.nll_original, sums.tokens, level=level)
     ratio = Bounds(*(math.exp(min(x, _MAX_EXPONENT)) for x in (log_ratio.value, log_ratio.lower, log_ratio.upper)))
-    divergence = ratio_bounds(sums.divergence, sums.tokens, level=level)
-    agreement = ratio_bounds(sums.agreement, sums.tokens, level=level)
+    means = (
+        (FigureName.KL_DIVERGENCE, sums.divergence, math.inf),
+        (FigureName.TOP_TOKEN_AGREEMENT, sums.agreement, 1.0),
+    )
     return [
         _figure(FigureName.PERPLEXITY_RATIO, ratio, low=0, high=math.inf),
-        _figure(FigureName.KL_DIVERGENCE, divergence, low=0, high=math.inf),
-        _figure(FigureName.TOP_TOKEN_AGREEMENT, agreement, low=0, high=1),
+        *(
+            _figure(name, ratio_bounds(summed, sums.tokens, level=level), low=0, high=high)
+            for name, summed, high in means
+            if summed is not None
+        ),
     ]
 
 

@@ -66,8 +66,13 @@ def scored_hidden(
     joined = torch.cat(states)
     if not torch.isfinite(joined).all():
         raise StageError(Failure(reason=not_finite, subject="final-hidden-states"))
+    return ScoredHidden(joined, scored_tokens(sequences))
+
+
+def scored_tokens(sequences: Sequence[TokenSequence]) -> Tensor:
+    """The scored tokens of sequences as made by `limit_scored`, [N] int64."""
     targets = [token for sequence in sequences for token in sequence.tokens[sequence.score[0] :]]
-    return ScoredHidden(joined, torch.tensor(targets, dtype=torch.int64))
+    return torch.tensor(targets, dtype=torch.int64)
 
 
 def storage_dtype(states: Tensor) -> torch.dtype:

@@ -1,16 +1,19 @@
-"""Which of the candidates that pass is chosen; and the canary's size and share."""
-
-from typing import Any
+"""Which of the candidates that pass is chosen."""
 
 import pytest
-from deciding import builders
-from hypothesis import given
-from hypothesis import strategies as st
 
-from saffron_api.quantized_model import CandidateState, CandidateStatus, FigureStatus, Verdict
+from saffron_api.keys import digest
+from saffron_api.quantized_model import (
+    CandidateState,
+    CandidateStatus,
+    FigureStatus,
+    QuantizedModelSpec,
+    SelectedStatus,
+    Selection,
+    Verdict,
+)
 from saffron_api.results import FigureName
-from saffron_operator.decide.selection import select
-from saffron_operator.decide.weights import canary_replicas, share
+from saffron_api.selection import choose, select
 
 
 def candidate(name: str, size: int, upper: float, verdict: Verdict = Verdict.PASS) -> CandidateStatus:
@@ -18,7 +21,7 @@ def candidate(name: str, size: int, upper: float, verdict: Verdict = Verdict.PAS
     return CandidateStatus(
         name=name,
         state=CandidateState.DONE,
-        checkpoint_digest=builders.hexadecimal(name),
+        checkpoint_digest=digest({"name": name}),
         bytes=size,
         verdict=verdict,
         figures=[figure],
@@ -40,39 +43,22 @@ CHOICES: list[tuple[str, str, list[CandidateStatus], str | None]] = [
 
 @pytest.mark.parametrize(("rule", "candidates", "chosen"), [row[1:] for row in CHOICES], ids=[r[0] for r in CHOICES])
 def test_the_rule_chooses_among_those_that_pass(rule: str, candidates: list[CandidateStatus], chosen: str | None):
-    found = select(builders.spec(selection=rule), candidates)
+    found = choose(Selection(rule), candidates)
     assert (found.name if found is not None else None) == chosen
 
 
 def test_the_selected_checkpoints_place_is_told():
-    changes: dict[str, Any] = {
-        "storage": {"checkpoints": {"claimName": "store", "path": "a/b"}, "workspace": {"claimName": "work"}}
-    }
-    found = select(builders.spec(**changes), [candidate("a", 500, 0.05)])
-    assert found is not None
-    assert found.uri == f"pvc://store/a/b/{builders.hexadecimal('a')}"
-
-
-SIZES = [
-    # stable, weight, most, replicas, share
-    (1, 10, 2, 1, 50),
-    (4, 10, 2, 1, 20),
-    (4, 50, 2, 2, 33),
-    (4, 50, 9, 4, 50),
-    (10, 25, 9, 3, 23),
-    (10, 99, 99, 10, 50),
-    (100, 1, 9, 1, 1),
-]
-
-
-@pytest.mark.parametrize(("stable", "weight", "most", "replicas", "percent"), SIZES)
-def test_whole_pods_give_about_the_share(stable: int, weight: int, most: int, replicas: int, percent: int):
-    assert canary_replicas(stable, weight, most) == replicas
-    assert share(replicas, stable) == percent
-
-
-@given(st.integers(1, 500), st.integers(1, 99), st.integers(1, 100))
-def test_a_canary_has_a_pod_and_never_more_than_the_target_or_the_limit(stable: int, weight: int, most: int):
-    replicas = canary_replicas(stable, weight, most)
-    assert 1 <= replicas <= min(stable, most)
-    assert weight == 99 or replicas <= canary_replicas(stable, weight + 1, most)
+    storage = {"checkpoints": {"claimName": "store", "path": "a/b"}, "workspace": {"claimName": "work"}}
+    spec = QuantizedModelSpec.model_validate(
+        {
+            "model": {"uri": "pvc://models/qwen"},
+            "data": {"source": {"dataset": {"uri": "pvc://data/prompts.jsonl"}}},
+            "candidates": [{"name": "a", "method": "RTN", "scheme": "W4A16"}],
+            "gates": {"klDivergence": {"max": 0.1}},
+            "storage": storage,
+        }
+    )
+    found = select(spec, [candidate("a", 500, 0.05)])
+    checkpoint = digest({"name": "a"})
+    assert found == SelectedStatus(name="a", checkpoint_digest=checkpoint, uri=f"pvc://store/a/b/{checkpoint}")
+    assert select(spec, [candidate("a", 500, 0.05, Verdict.FAIL)]) is None
