@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tinymodels import vllm_logprobs
 from tinymodels.support import CLAIMS, SPECS, VLLM, Proof
 
 from saffron_dev.paths import cache_folder
@@ -19,6 +18,7 @@ from saffron_quantizer.quantize import quantize
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(7200)]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+_PROGRAM = Path(__file__).parent / "tinymodels" / "vllm_logprobs.py"  # it imports vLLM, which this interpreter has not
 TOKENS = (1, 5, 9, 80, 33, 2, 7, 11, 50, 4)
 CASES = [claim for claim in CLAIMS if claim.engine == VLLM]
 # vLLM's kernels for a CPU want heads of at least 32 and rows and columns that 32 divides.
@@ -69,7 +69,7 @@ def served(vllm_python, tiny_model, tmp_path_factory):
         )
     settings = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_INT4_W4A8": "0"}
     tokens = ",".join(map(str, TOKENS))
-    command = [vllm_python, vllm_logprobs.__file__, tokens, *folders.values()]
+    command = [vllm_python, _PROGRAM, tokens, *folders.values()]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **settings}, check=True)
     answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"folder"')]
     return {claim: (folder, answer) for (claim, folder), answer in zip(folders.items(), answers, strict=True)}
