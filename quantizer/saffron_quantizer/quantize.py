@@ -13,6 +13,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ from saffron_quantizer.models.stream import ModelStream
 from saffron_quantizer.partial import open_partial, publish
 from saffron_quantizer.plan import Plan, make_plan
 from saffron_quantizer.preflight import activation_budget, needs, require_room
-from saffron_quantizer.progress import Progress, ProgressSink
+from saffron_quantizer.progress import ProgressSink
 from saffron_quantizer.quantize_block import BlockNotes
 from saffron_quantizer.ranks import ALONE, Ranks
 from saffron_quantizer.shards import read_notes, write_shards
@@ -60,7 +61,7 @@ def quantize(
     work: Path | None,
     model_digest: str | None,
     data_digest: str | None,
-    progress: Callable[[Progress], None],
+    progress: ProgressSink,
     selection: Selection | None = None,
     activation_memory: int | None = None,
     ranks: Ranks = ALONE,
@@ -95,47 +96,99 @@ def quantize(
     if finished is not None:
         return finished
     reader = CheckpointReader(model)
-    plan = make_plan(reader, spec)
-    guard = FolderGuard(model)
-    stream = ModelStream.open(model)
-    calibration = list(sequences or []) if spec.needs_calibration else []
+    run = _Run(
+        begun=begun,
+        reader=reader,
+        plan=make_plan(reader, spec),
+        guard=FolderGuard(model),
+        stream=ModelStream.open(model),
+        calibration=list(sequences or []) if spec.needs_calibration else [],
+        selection=selection,
+        ranks=ranks,
+    )
     digests = (model_digest or digest_folder(model, hash_cache=None), data_digest)
-    fingerprint = {"request": _request(spec, calibration, selection, *digests), "machine": _machine(stream, ranks)}
+    request = _request(spec, run.calibration, selection, *digests)
+    fingerprint = {"request": request, "machine": _machine(run.stream, ranks)}
     ranks.require_same("inputs-or-machines", lambda: bytes.fromhex(digest(fingerprint)))
     target = _partial_folder(store, fingerprint) if out is None else out
-    result = _of_first(ranks, lambda: _finished(target, fingerprint["request"]))
+    result = _of_first(ranks, lambda: _finished(target, request))
     if result is None:
-        need = needs(reader, plan, ranks.share(calibration), stream.dtype)
-        need = with_rounds(need, target, reader, plan, selection)
-        budget = activation_budget(need, activation_memory)
-        # Activations are made of what people wrote, so they go where that is, if there is such a place.
-        spill = target if work is None else work
-        if ranks.is_first:
-            require_room(target, spill, need, budget)
-            open_partial(target, fingerprint, work=work)
-        memory = ActivationMemory(budget, spill)
-
-        def make(folder: Path, plan: Plan, progress: ProgressSink) -> None:
-            write_shards(folder, reader, plan, stream, calibration, memory=memory, ranks=ranks, progress=progress)
-            if ranks.is_first:
-                write_rest(folder, reader, plan)
-
-        raised = _write_checkpoint(target, reader, plan, selection, make, progress=progress)
-
-        def finish() -> QuantizeResult:
-            notes = read_notes(target, plan)
-            files, sizes = _content(target)
-            guard.check()
-            made = _result(digest_of(files), sizes, notes, seconds=time.monotonic() - begun)
-            write_manifest(target, {**_told(fingerprint, made, notes), **raised}, mode=0o644)
-            return made
-
-        result = QuantizeResult.model_validate(ranks.from_first(lambda: _json(finish())))
+        memory = _open(run, target, fingerprint, work, activation_memory)
+        result = _make(run, target, fingerprint, memory, progress)
     if ranks.is_first:
         if work is not None:
             write_file(work / _RESULT, result.model_dump_json(by_alias=True).encode(), mode=0o600)
         publish(target, target if store is None else store / result.checkpoint_digest)
     return result
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What one checkpoint is made of.
+
+    Attributes:
+        begun: when, by the monotonic clock.
+        reader: of the original's tensors.
+        plan: what becomes of each.
+        guard: tells whether the original changed meanwhile.
+        stream: the original, to be walked.
+        calibration: token ids; none for a candidate that reads no data.
+        selection: for a candidate that is escalated.
+        ranks: the processes that work together.
+    """
+
+    begun: float
+    reader: CheckpointReader
+    plan: Plan
+    guard: FolderGuard
+    stream: ModelStream
+    calibration: Sequence[Tensor]
+    selection: Selection | None
+    ranks: Ranks
+
+
+def _open(
+    run: _Run, target: Path, fingerprint: Mapping[str, Any], work: Path | None, activation_memory: int | None
+) -> ActivationMemory:
+    """Refuse what has no room, before any work; make the folder, or take over the unfinished one.
+
+    Raises:
+        StageError: `MEMORY_TOO_SMALL`, `STORAGE_FULL`, or as for `open_partial`.
+    """
+    need = needs(run.reader, run.plan, run.ranks.share(run.calibration), run.stream.dtype)
+    need = with_rounds(need, target, run.reader, run.plan, run.selection)
+    budget = activation_budget(need, activation_memory)
+    # Activations are made of what people wrote, so they go where that is, if there is such a place.
+    spill = target if work is None else work
+    if run.ranks.is_first:
+        require_room(target, spill, need, budget)
+        open_partial(target, fingerprint, work=work)
+    return ActivationMemory(budget, spill)
+
+
+def _make(
+    run: _Run, target: Path, fingerprint: Mapping[str, Any], memory: ActivationMemory, progress: ProgressSink
+) -> QuantizeResult:
+    """Write the checkpoint, the manifest last. The first rank's result is that of all."""
+
+    def make(folder: Path, plan: Plan, progress: ProgressSink) -> None:
+        write_shards(
+            folder, run.reader, plan, run.stream, run.calibration, memory=memory, ranks=run.ranks, progress=progress
+        )
+        if run.ranks.is_first:
+            write_rest(folder, run.reader, plan)
+
+    raised = _write_checkpoint(target, run, make, progress)
+
+    def finish() -> QuantizeResult:
+        notes = read_notes(target, run.plan)
+        files, sizes = _content(target)
+        run.guard.check()
+        made = _result(digest_of(files), sizes, notes, seconds=time.monotonic() - run.begun)
+        write_manifest(target, {**_told(fingerprint, made, notes), **raised}, mode=0o644)
+        return made
+
+    return QuantizeResult.model_validate(run.ranks.from_first(lambda: _json(finish())))
 
 
 def _require_inputs(
@@ -171,20 +224,12 @@ def _json(result: QuantizeResult) -> dict[str, Any]:
     return result.model_dump(mode="json", by_alias=True)
 
 
-def _write_checkpoint(
-    target: Path,
-    reader: CheckpointReader,
-    plan: Plan,
-    selection: Selection | None,
-    make: Make,
-    *,
-    progress: ProgressSink,
-) -> Mapping[str, Any]:
+def _write_checkpoint(target: Path, run: _Run, make: Make, progress: ProgressSink) -> Mapping[str, Any]:
     """Write all files but the manifest, and return what that one says of what was raised."""
-    if selection is None:
-        make(target, plan, progress)
+    if run.selection is None:
+        make(target, run.plan, progress)
         return {}
-    escalated = escalate(target, reader, plan, selection, make, progress=progress)
+    escalated = escalate(target, run.reader, run.plan, run.selection, make, progress=progress)
     return {"raised": escalated.raised, "rounds": escalated.rounds}
 
 
