@@ -134,7 +134,7 @@ def test_each_group_is_clipped_where_its_part_of_the_output_changes_least(rows, 
         for number in range(columns // size):
             part = slice(number * size, (number + 1) * size)
             one = Grid(4, None, torch.float32, symmetric)
-            candidates = [rtn(W[row : row + 1, part], one, Search(shrinks=(clip,))) for clip in CLIPS]
+            candidates = [rtn(W[row : row + 1, part], one, Search(factors=(clip,))) for clip in CLIPS]
             errors = [
                 float((X[:, part].double() @ (each.dequantize() - W[row : row + 1, part]).double().T).square().sum())
                 for each in candidates
@@ -274,10 +274,9 @@ def smoothed(folder, spec, way, index=1):
     with stream.loaded(0):
         walk.advance(0)
     tensors = {name: reader.read(name) for name in plan.blocks[index]}
-    grids = {name: plan.precisions[name].grid(W.dtype) for name, W in tensors.items() if name in plan.precisions}
     before = {name: tensor.clone() for name, tensor in tensors.items()}
     with stream.loaded(index):
-        result = smooth_block(plan, index, walk, tensors, grids=grids, way=way)
+        result = smooth_block(plan, index, walk, tensors, way=way)
     assert all(torch.equal(tensors[name], before[name]) for name in before)
     return plan, walk, tensors, result
 
