@@ -27,7 +27,8 @@ from saffron_quantizer.models.stream import ModelStream
 from saffron_quantizer.plan import make_plan
 from saffron_quantizer.smooth_block import smooth_block
 
-NAMES = ("Llama", "Mistral", "Qwen2", "Qwen3", "Gemma3Text")
+NAMES = ("Llama", "Mistral", "Mixtral", "Qwen2", "Qwen3", "Qwen3Moe", "Gemma2", "Gemma3Text", "Phi3", "OPT", "GPTNeoX")
+OF_ONE_PLUS = ("Gemma2", "Gemma3Text")
 AWQ = CandidateSpec(method="AWQ", scheme="W4A16", group_size=32)
 SMOOTHQUANT = CandidateSpec(method="SmoothQuant", scheme="W8A8")
 WAYS = {Smoothing.AWQ: AWQ, Smoothing.SMOOTHQUANT: SMOOTHQUANT}
@@ -257,8 +258,8 @@ def with_dead_channels(tiny_model, tmp_path):
         shutil.copytree(tiny_model(name, dtype=torch.bfloat16), folder)
         tensors = load_file(folder / "model.safetensors")
         for tensor, weight in tensors.items():
-            if tensor.endswith("layernorm.weight"):
-                weight[[3, 40]] = -1.0 if name == "Gemma3Text" else 0.0
+            if tensor.endswith(("layernorm.weight", "layer_norm.weight")):
+                weight[[3, 40]] = -1.0 if name in OF_ONE_PLUS else 0.0
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
         return folder
 
@@ -285,23 +286,22 @@ def smoothed(folder, spec, way, index=1):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_smoothed_block_computes_what_it_computed_before(with_dead_channels, name, way):
     plan, walk, tensors, result = smoothed(with_dead_channels(name), WAYS[way], way)
-    modules = [name.removeprefix("model.layers.1.").removesuffix(".weight") for name in plan.blocks[1]]
+    modules = [name.removeprefix(f"{plan.architecture.block(1)}.").removesuffix(".weight") for name in plan.blocks[1]]
     edges = edges_of(plan.architecture.model_type, walk.stream.config, modules)
     assert [note.producer for note in result.notes] == [edge.producer for edge in edges]
     assert all(note.error <= 1 for note in result.notes)
-    assert any(note.exponent is not None for note in result.notes)
+    # Beside the bias of a norm scales are powers of two, which are too coarse to help this one.
+    assert any(note.exponent is not None for note in result.notes) or (name, way) == ("GPTNeoX", Smoothing.AWQ)
     prefix = f"{plan.architecture.block(1)}."
     block = walk.stream.blocks[1]
     outputs = []
     for each in (tensors, result.tensors):
         state = {name.removeprefix(prefix): tensor.double() for name, tensor in each.items()}
         sample = take_sample(walk)
-        keywords = walk.stream.inputs(1, sample.batch)
-        position = tuple(part.double() for part in keywords["position_embeddings"])
-        output = torch.func.functional_call(
-            block, state, (sample.states.double(),), {**keywords, "position_embeddings": position}
-        )
-        outputs.append(output)
+        keywords = dict(walk.stream.inputs(1, sample.batch))
+        if "position_embeddings" in keywords:
+            keywords["position_embeddings"] = tuple(part.double() for part in keywords["position_embeddings"])
+        outputs.append(torch.func.functional_call(block, state, (sample.states.double(),), keywords))
     # In float64, but for the norms, which transformers computes in float32.
     torch.testing.assert_close(*outputs, rtol=1e-5, atol=1e-5 * float(outputs[0].std()))
     # What stays in the file as it is stays in its type.
