@@ -26,6 +26,7 @@ from saffron_operator.observed import (
     Waiting,
 )
 
+_PULL_FAILED = "ErrImagePull"
 _KILLED = 137
 """128 + SIGKILL: what the kernel's memory limit leaves behind."""
 
@@ -204,12 +205,21 @@ def _waiting(pod: Json) -> Waiting | None:
     # ContainerCreating and PodInitializing are the way of every pod, no trouble.
     for state in _containers(pod, "waiting"):
         if state.get("reason") not in {None, "ContainerCreating", "PodInitializing"}:
-            return Waiting(state["reason"], state.get("message", ""), since)
+            return Waiting(*_trouble_itself(state["reason"], state.get("message", "")), since)
     told_by = {"Pending": "PodScheduled", "Running": "Ready"}.get(pod.get("status", {}).get("phase", ""))
     for each in pod.get("status", {}).get("conditions") or ():
         if each["type"] == told_by and each["status"] == "False":
             return Waiting(each.get("reason", each["type"]), each.get("message", ""), since)
     return None
+
+
+def _trouble_itself(reason: str, message: str) -> tuple[str, str]:
+    """Return a reason and a message, those of the pull that failed while the kubelet waits for the next one.
+
+    It tells the two in turns for ever, and a status that followed it would never come to rest.
+    """
+    _, back_off, cause = message.partition(f": {_PULL_FAILED}: ")
+    return (_PULL_FAILED, cause) if reason == "ImagePullBackOff" and back_off else (reason, message)
 
 
 def _result(pods: Sequence[Json]) -> StageResult | None:

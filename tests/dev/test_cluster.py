@@ -88,10 +88,17 @@ class Home:
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         """Run kubectl to a good end; returns what it printed."""
-        command = [str(binaries("kubectl")["kubectl"]), f"--kubeconfig={self.folders.kubeconfig}", *arguments]
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+        done = self._kubectl(*arguments, stdin=stdin)
         assert done.returncode == 0, done.stderr
         return done.stdout
+
+    def succeeds(self, *arguments: str) -> bool:
+        """Whether kubectl comes to a good end."""
+        return self._kubectl(*arguments).returncode == 0
+
+    def _kubectl(self, *arguments: str, stdin: str | None = None) -> "subprocess.CompletedProcess[str]":
+        command = [str(binaries("kubectl")["kubectl"]), f"--kubeconfig={self.folders.kubeconfig}", *arguments]
+        return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
 
     def in_foreground(self) -> "subprocess.Popen[str]":
         """Start the cluster in the foreground, and return when it is up."""
@@ -227,6 +234,8 @@ def test_a_service_is_reached_by_its_name_from_a_pod_and_by_its_address_from_the
     cluster.kubectl("apply", "--filename=-", stdin=_SERVER)
     cluster.kubectl("wait", "pod/server", "--for=condition=Ready", "--timeout=60s")
     ask = ("--server=http://server.default.svc.cluster.local", "get", "--raw=/version")
+    # The pod is Ready a moment before the node's proxy knows it, and until then refuses connections to the Service.
+    _until(lambda: cluster.succeeds("exec", "server", "--", "/kubectl", *ask))
     by_name = json.loads(cluster.kubectl("exec", "server", "--", "/kubectl", *ask))
     address = cluster.kubectl("get", "service", "server", "--output=jsonpath={.spec.clusterIP}")
     by_address = json.loads(_answer_of(f"http://{address}/version"))

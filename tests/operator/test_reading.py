@@ -49,6 +49,9 @@ def ended(code: int, message: str = "", *, at: str = MADE, reason: str = "Error"
 
 
 PULL = {"waiting": {"reason": "ErrImagePull", "message": "not found"}}
+BACK_OFF = {
+    "waiting": {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "i:1": ErrImagePull: not found'}
+}
 CREATING = {"waiting": {"reason": "ContainerCreating"}}
 UNSCHEDULABLE = [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes"}]
 SCHEDULED = [{"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T02:00:00Z"}]
@@ -70,6 +73,12 @@ LOST = [{"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvic
             [pod("Pending", PULL)],
             {"phase": JobPhase.PENDING, "waiting": Waiting("ErrImagePull", "not found", AT)},
             id="an image that can't be pulled is",
+        ),
+        pytest.param(
+            job(),
+            [pod("Pending", BACK_OFF)],
+            {"phase": JobPhase.PENDING, "waiting": Waiting("ErrImagePull", "not found", AT)},
+            id="the wait between two pulls tells of the same trouble, so that a status does not change with each",
         ),
         pytest.param(
             job(),
