@@ -1,5 +1,6 @@
 """Fixtures that several parts' tests share."""
 
+import signal
 import time
 import uuid
 from collections.abc import Iterator
@@ -9,6 +10,10 @@ import pytest
 from kubernetes import client, config
 from saffron_dev.controlplane import ControlPlane
 from saffron_dev.controlplane import control_plane as start_control_plane
+
+
+# What a shell starts in the background ignores Ctrl-C, and so would all that the tests start and end by it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

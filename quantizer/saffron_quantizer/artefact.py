@@ -6,6 +6,7 @@ from typing import Any
 
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
 from saffron_api.model import ApiModel
+from saffron_quantizer.atomic import temporary_name
 from saffron_quantizer.checkpoint.manifest import MANIFEST, read_manifest, write_manifest
 
 
@@ -22,7 +23,7 @@ def open_artefact(folder: Path, *, settings: Mapping[str, Any], files: Sequence[
     """
     manifest = read_manifest(folder)
     if manifest is None:
-        ours = {*files, *(f".{name}.partial" for name in (*files, MANIFEST))}
+        ours = {*files, *(temporary_name(name) for name in (*files, MANIFEST))}
         foreign = sorted(path.name for path in folder.iterdir() if path.name not in ours)
         if foreign:
             raise _invalid(folder, f"it holds {foreign[0]}, which is not ours; choose a new folder")

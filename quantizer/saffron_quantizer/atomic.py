@@ -31,7 +31,7 @@ def write_chunks(path: Path, chunks: Iterable[bytes | memoryview], *, mode: int 
         StageError: `STORAGE_FULL` with the bytes that are needed so far and free; the temporary file is removed.
         OSError: any other trouble of the file system.
     """
-    temporary = path.with_name(f".{path.name}.partial")
+    temporary = path.with_name(temporary_name(path.name))
     written = 0
     try:
         # Made anew, since the mode of a left-over file would stay what it was.
@@ -51,6 +51,11 @@ def write_chunks(path: Path, chunks: Iterable[bytes | memoryview], *, mode: int 
         if is_full(error):
             raise storage_full(path.parent, need=written) from error
         raise
+
+
+def temporary_name(name: str) -> str:
+    """What a file is called until it is whole; a process that is killed leaves it so."""
+    return f".{name}.partial"
 
 
 def private_folder(path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
 from saffron_api.keys import digest
-from saffron_quantizer.atomic import sync_folder, write_file
+from saffron_quantizer.atomic import sync_folder, temporary_name, write_file
 from saffron_quantizer.checkpoint.manifest import read_manifest
 
 _FINGERPRINT = ".fingerprint.json"
@@ -36,7 +36,7 @@ def open_partial(folder: Path, fingerprint: Mapping[str, Any], *, work: Path | N
         StageError: `SPEC_INVALID` if the folder holds something else.
     """
     _discard_other(folder, work)
-    if folder.is_dir() and any(folder.iterdir()) and _is_other(folder, fingerprint):
+    if folder.is_dir() and _has_content(folder) and _is_other(folder, fingerprint):
         _log.warning("Discarding the unfinished work in %s: it was begun with other settings or inputs.", folder)
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -55,6 +55,11 @@ def _discard_other(folder: Path, work: Path | None) -> None:
     if other != folder and (other / _FINGERPRINT).is_file():
         _log.warning("Discarding the unfinished work in %s: it was begun with other settings or inputs.", other)
         shutil.rmtree(other)
+
+
+def _has_content(folder: Path) -> bool:
+    """Whether there is more than what a run leaves that was killed before its fingerprint was whole."""
+    return any(path.name != temporary_name(_FINGERPRINT) for path in folder.iterdir())
 
 
 def _is_other(folder: Path, fingerprint: Mapping[str, Any]) -> bool:

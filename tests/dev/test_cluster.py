@@ -60,10 +60,6 @@ spec: {selector: {app: server}, ports: [{port: 80, targetPort: 8000}]}
 """
 
 
-def _obey_ctrl_c() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 class Home:
     """A cache folder of the tests' own, which shares only the binaries with the user's."""
 
@@ -107,8 +103,6 @@ class Home:
             env=self.environment,
             stderr=subprocess.PIPE,
             text=True,
-            # What a shell starts in the background ignores Ctrl-C, and so would all that it starts.
-            preexec_fn=_obey_ctrl_c,  # noqa: PLW1509 - no thread of ours runs yet
         )
         assert process.stderr is not None
         said = []

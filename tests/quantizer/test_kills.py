@@ -14,6 +14,10 @@ QUANTIZE = {
     "RTN to W8A8": ("--method", "rtn", "--scheme", "w8a8"),
     "GPTQ to W4A16": ("--method", "gptq", *W4A16),
     "GPTQ to W8A8": ("--method", "gptq", "--scheme", "w8a8"),
+    "AWQ to W4A16": ("--method", "awq", *W4A16),
+    "SmoothQuant to W8A8": ("--method", "smoothquant", "--scheme", "w8a8"),
+    "AWQ, then GPTQ, to GPTQ's format": ("--method", "gptq", *W4A16, "--smoothing", "awq", "--format", "gptq"),
+    "RTN to static FP8 with an FP8 cache": ("--method", "rtn", "--scheme", "fp8static", "--kv-cache", "fp8"),
 }
 """Each way to quantize, with and without calibration; a new one is a row."""
 MODELS = {
