@@ -11,7 +11,6 @@ from kubernetes import client, config
 from saffron_dev.controlplane import ControlPlane
 from saffron_dev.controlplane import control_plane as start_control_plane
 
-
 # What a shell starts in the background ignores Ctrl-C, and so would all that the tests start and end by it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
