@@ -69,6 +69,7 @@ def both(fork_server, second_fork_server):
     return [fork_server, second_fork_server]
 
 
+@pytest.mark.processes
 def test_two_processes_make_the_checkpoint_that_one_makes(both, model, tmp_path):
     (alone,) = run(both[:1], model, tmp_path / "one", LENGTHS)
     results = run(both, model, tmp_path / "two", LENGTHS)
@@ -90,12 +91,14 @@ def test_two_processes_make_the_checkpoint_that_one_makes(both, model, tmp_path)
     assert run(both, model, tmp_path / "two", LENGTHS) == results  # only reported
 
 
+@pytest.mark.processes
 def test_processes_with_different_inputs_are_refused(both, model, tmp_path):
     results = run(both, model, tmp_path / "different", LENGTHS, LENGTHS[1:])
     assert [result.failure.reason for result in results] == [FailureReason.RANKS_DIFFER] * 2
     assert not (tmp_path / "different" / "store").exists()
 
 
+@pytest.mark.processes
 def test_a_process_may_have_no_sequence_to_run(both, model, tmp_path):
     first, second = run(both, model, tmp_path / "few", (40,))
     assert first == second
