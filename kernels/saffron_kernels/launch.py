@@ -1,7 +1,7 @@
 """How a Triton kernel is started: decided once, for a launch on a device and for compilation ahead of time alike.
 
-Each `<stem>_triton.py` has a function that looks at tensors (shapes, strides and types alone, so those of the meta device
-do as well) and returns a `Launch`. What runs on a card is thereby what was compiled, and measured, without one.
+Each `<stem>_triton.py` has a function that looks at tensors (shapes, strides and types alone, so those of the meta
+device do as well) and returns a `Launch`. What runs on a card is thereby what was compiled without one.
 """
 
 from collections.abc import Mapping
