@@ -7,7 +7,7 @@ BIN := .venv/bin
 SYNCED := .venv/.synced
 SOURCES := crds operator quantizer kernels dev tests benchmarks
 
-.PHONY: help demo test test-tasks test-processes lint e2e engines bench generate clean
+.PHONY: help demo test test-tasks lint e2e engines bench generate clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,9 +21,6 @@ test: $(SYNCED) ## All tests but the slow suites; needs no root
 test-tasks: $(SYNCED) ## The tests that need lm-evaluation-harness, in a virtual environment of their own
 	UV_PROJECT_ENVIRONMENT=.cache/tasks $(UV) sync --frozen --group dev --group tasks
 	.cache/tasks/bin/python -m pytest tests/quantizer/test_tasks.py
-
-test-processes: $(SYNCED) ## Several processes that quantize together
-	$(BIN)/python -m pytest -m processes -o addopts="--import-mode=importlib --strict-markers -ra" tests/quantizer/test_ranks.py
 
 lint: $(SYNCED) ## Format, lint, types, import contract, generated files
 	$(BIN)/ruff format --check $(SOURCES)

@@ -59,10 +59,10 @@ def temporary_name(name: str) -> str:
 
 
 def private_folder(path: Path) -> None:
-    """Make a folder, and its missing parents, that only its owner can enter."""
+    """Make a folder, and its missing parents, that only its owner can enter; another process may make it as well."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     for folder in reversed(missing):
-        folder.mkdir(mode=PRIVATE_FOLDER)
+        folder.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
     path.chmod(PRIVATE_FOLDER)
 
 

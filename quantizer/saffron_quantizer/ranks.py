@@ -17,6 +17,8 @@ from torch import Tensor
 
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
 
+_TO_MEET = timedelta(minutes=15)
+"""How long one waits for the others to start: a pod may have to pull its image, but one that failed never comes."""
 _PATIENCE = timedelta(hours=1)
 """How long one waits for another that is still at work; one that has ended is noticed at once."""
 _DEFAULT_PORT = 29500
@@ -117,7 +119,7 @@ def joined(environment: Mapping[str, str]) -> Iterator[Ranks]:
     the rank may be JOB_COMPLETION_INDEX instead.
 
     Raises:
-        StageError: `SPEC_INVALID` if a variable is missing or wrong.
+        StageError: `SPEC_INVALID` if a variable is missing or wrong, `INPUT_OUTPUT` if the others don't come.
     """
     size = _number(environment, "WORLD_SIZE", default=1, most=65_536)
     if size == 1:
@@ -130,9 +132,9 @@ def joined(environment: Mapping[str, str]) -> Iterator[Ranks]:
         raise _invalid("MASTER_ADDR", "it is missing: the host of rank 0")
     # NCCL where there are GPUs, for what lies on them; gloo for what lies in memory.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    address = f"tcp://{environment['MASTER_ADDR']}:{port}"
     with _told():
-        dist.init_process_group(backend, init_method=address, timeout=_PATIENCE, rank=ranks.rank, world_size=size)
+        store = dist.TCPStore(environment["MASTER_ADDR"], port, size, ranks.is_first, timeout=_TO_MEET)
+        dist.init_process_group(backend, store=store, timeout=_PATIENCE, rank=ranks.rank, world_size=size)
     try:
         yield ranks
     finally:

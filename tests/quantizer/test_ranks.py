@@ -2,6 +2,8 @@
 
 import json
 import socket
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from safetensors.torch import load_file
 
 from saffron_api.failures import FailureReason, StageError
 from saffron_api.results import decode
+from saffron_quantizer.atomic import private_folder
 from saffron_quantizer.checkpoint.manifest import read_manifest
 from saffron_quantizer.ranks import ALONE, Ranks, joined
 
@@ -69,7 +72,6 @@ def both(fork_server, second_fork_server):
     return [fork_server, second_fork_server]
 
 
-@pytest.mark.processes
 def test_two_processes_make_the_checkpoint_that_one_makes(both, model, tmp_path):
     (alone,) = run(both[:1], model, tmp_path / "one", LENGTHS)
     results = run(both, model, tmp_path / "two", LENGTHS)
@@ -91,18 +93,34 @@ def test_two_processes_make_the_checkpoint_that_one_makes(both, model, tmp_path)
     assert run(both, model, tmp_path / "two", LENGTHS) == results  # only reported
 
 
-@pytest.mark.processes
 def test_processes_with_different_inputs_are_refused(both, model, tmp_path):
     results = run(both, model, tmp_path / "different", LENGTHS, LENGTHS[1:])
     assert [result.failure.reason for result in results] == [FailureReason.RANKS_DIFFER] * 2
     assert not (tmp_path / "different" / "store").exists()
 
 
-@pytest.mark.processes
 def test_a_process_may_have_no_sequence_to_run(both, model, tmp_path):
     first, second = run(both, model, tmp_path / "few", (40,))
     assert first == second
     assert (tmp_path / "few" / "store" / first.checkpoint_digest / "manifest.json").exists()
+
+
+def test_a_folder_that_another_process_makes_at_the_same_moment_is_no_error(tmp_path, monkeypatch):
+    # A rank that failed here left the others waiting for it.
+    monkeypatch.setattr(Path, "exists", lambda _: False)
+    private_folder(tmp_path)
+    assert tmp_path.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_rank_whose_others_never_come_says_so(monkeypatch):
+    monkeypatch.setattr("saffron_quantizer.ranks._TO_MEET", timedelta(seconds=1))
+    environment = {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    with pytest.raises(StageError) as caught, joined(environment):
+        pass
+    assert (caught.value.failure.reason, caught.value.failure.subject) == (
+        FailureReason.INPUT_OUTPUT,
+        "the-other-ranks",
+    )
 
 
 def test_each_sequence_is_in_one_share_and_shares_are_alike():
