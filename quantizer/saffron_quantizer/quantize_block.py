@@ -90,7 +90,7 @@ def round_block(plan: Plan, index: int, tensors: dict[str, Tensor]) -> Quantized
             continue
         linear = name.removeprefix(f"{plan.architecture.block(index)}.").removesuffix(".weight")
         W = tensors.pop(name)
-        (found,) = _to_nearest(plan, {linear: W}, name, W.dtype, importance=None)
+        (found,) = _to_nearest(plan, {linear: W}, name, W.dtype, squares=None)
         stored |= store(plan, {name: found.quantized})
         notes.append(found.note)
     return QuantizedBlock(stored | tensors, BlockNotes(len(notes), linears=tuple(notes)))
@@ -208,8 +208,8 @@ class _Group:
 
 def _by_rtn(group: _Group) -> list[RoundedLinear]:
     by_activity = group.plan.spec.scale_search is ScaleSearch.HESSIAN
-    importance = group.calibration.squares(group.first) if by_activity else None
-    return _to_nearest(group.plan, group.weights, group.name, group.dtypes[group.name], importance)
+    squares = group.calibration.squares(group.first) if by_activity else None
+    return _to_nearest(group.plan, group.weights, group.name, group.dtypes[group.name], squares)
 
 
 def _by_gptq(group: _Group) -> list[RoundedLinear]:
@@ -224,12 +224,12 @@ def _by_gptq(group: _Group) -> list[RoundedLinear]:
 
 
 def _to_nearest(
-    plan: Plan, weights: Mapping[str, Tensor], name: str, dtype: torch.dtype, importance: Tensor | None
+    plan: Plan, weights: Mapping[str, Tensor], name: str, dtype: torch.dtype, squares: Tensor | None
 ) -> list[RoundedLinear]:
     """Round linears that have the precision and the stored type of the weight `name`, each weight for itself."""
     if plan.precisions[name].is_floating:
         return fp8_linears(weights)
-    return rtn_linears(weights, plan.grid(name, dtype), plan.spec.scale_search, importance=importance)
+    return rtn_linears(weights, plan.grid(name, dtype), plan.spec.scale_search, squares=squares)
 
 
 def _by_awq(group: _Group) -> list[RoundedLinear]:
@@ -239,7 +239,8 @@ def _by_awq(group: _Group) -> list[RoundedLinear]:
 
 
 def _by_smoothquant(group: _Group) -> list[RoundedLinear]:
-    return rtn_linears(group.weights, group.grid, ScaleSearch.MSE)
+    squares = group.walk.ranks.sum(group.inputs[group.first].float().square_().sum(dim=0))
+    return rtn_linears(group.weights, group.grid, ScaleSearch.MSE, squares=squares)
 
 
 _ROUNDINGS: Mapping[Method, Callable[[_Group], list[RoundedLinear]]] = {

@@ -133,7 +133,9 @@ def joined(environment: Mapping[str, str]) -> Iterator[Ranks]:
     # NCCL where there are GPUs, for what lies on them; gloo for what lies in memory.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     with _told():
-        store = dist.TCPStore(environment["MASTER_ADDR"], port, size, ranks.is_first, timeout=_TO_MEET)
+        store = dist.TCPStore(  # type: ignore[attr-defined]  # torch exports it without saying so
+            environment["MASTER_ADDR"], port, size, ranks.is_first, timeout=_TO_MEET
+        )
         dist.init_process_group(backend, store=store, timeout=_PATIENCE, rank=ranks.rank, world_size=size)
     try:
         yield ranks

@@ -98,9 +98,10 @@ class LinearRow(ApiModel):
         description="Whether its expert was sent so few tokens that it was calibrated on all of its mixture's.",
     )
     largest_channel_ratio: float | None = Field(
-        default=None, description="The mean magnitude of its largest input channel over that of the median channel."
+        default=None,
+        description="Of what it reads once it is smoothed: the root mean square of the largest channel over that of "
+        "the median one, on the calibration tokens.",
     )
-    tokens: int | None = Field(default=None, description="Calibration tokens that it saw.")
 
 
 class EdgeRow(ApiModel):
@@ -122,6 +123,25 @@ class LayerRow(ApiModel):
     all_token_experts: int = Field(default=0, description="Experts that were sent too few tokens for themselves.")
     linears: list[LinearRow] = Field(default_factory=list)
     edges: list[EdgeRow] = Field(default_factory=list)
+
+
+class RaisedRow(ApiModel):
+    """Linears that were raised to a higher precision, always all that an engine computes as one."""
+
+    unit: str
+    before: str = Field(alias="from")
+    after: str = Field(alias="to", description="A scheme, or `original`.")
+    damage: float = Field(description="KL divergence at the model's output that this spares, in nats a token.")
+    bytes: int = Field(description="What it costs.")
+
+
+class RoundRow(ApiModel):
+    """A candidate that was made on the way to the one that was kept."""
+
+    raises: int
+    bytes: int
+    holds: bool = Field(description="Whether it kept the limits on the selection set.")
+    figures: list[Figure] = Field(description="On the selection set.")
 
 
 class TaskRow(ApiModel):
@@ -161,6 +181,8 @@ class Report(ApiModel):
     perplexity_candidate: float
     scored_tokens: int
     layers: list[LayerRow]
+    raised: list[RaisedRow] = Field(default_factory=list, description="In the order in which they were raised.")
+    rounds: list[RoundRow] = Field(default_factory=list, description="None where the candidate asks for no raising.")
     tasks: list[TaskRow] = Field(default_factory=list, description="Of lm-evaluation-harness, where some were given.")
     fingerprint: Fingerprint
     timings: Timings

@@ -1,5 +1,6 @@
 """Linears that read one input, rounded as a candidate asks for, and what is told of each."""
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,7 @@ class LinearNote:
         dead_columns: inputs that were 0 in every token.
         act_order: the order in which its columns were rounded.
         scale_search: how its scales were found.
+        largest_channel_ratio: the root mean square of the largest channel that it reads over that of the median one.
         all_tokens: whether it is one of an expert that is sent so few tokens that all of its mixture's were taken.
     """
 
@@ -43,6 +45,7 @@ class LinearNote:
     dead_columns: int | None = None
     act_order: str | None = None
     scale_search: str | None = None
+    largest_channel_ratio: float | None = None
     all_tokens: bool = False
 
 
@@ -59,7 +62,7 @@ def rtn_linears(
     grid: Grid,
     scale_search: ScaleSearch | None,
     *,
-    importance: Tensor | None = None,
+    squares: Tensor | None = None,
 ) -> list[RoundedLinear]:
     """Round linears to the nearest codes.
 
@@ -67,12 +70,14 @@ def rtn_linears(
         weights: [R, d] each, by the linear's name inside its block.
         grid: what their weights are rounded to.
         scale_search: how scales are found; None for the least squared error.
-        importance: [d] float32 for `ScaleSearch.HESSIAN`: the sum of each input's squares.
+        squares: [d] float32, the sum of each input's squares, where that is known; `ScaleSearch.HESSIAN` needs it.
     """
     asked = scale_search or ScaleSearch.MSE
-    search = _search(asked, importance, UNCLIPPED)
+    search = _search(asked, squares, UNCLIPPED)
+    ratio = None if squares is None else channel_ratio(squares)
     return [
-        RoundedLinear(rtn(W, grid, search), LinearNote(name, scale_search=asked.value)) for name, W in weights.items()
+        RoundedLinear(rtn(W, grid, search), LinearNote(name, scale_search=asked.value, largest_channel_ratio=ratio))
+        for name, W in weights.items()
     ]
 
 
@@ -87,12 +92,15 @@ def awq_linears(
         grid: what their weights are rounded to.
         unclipped: those whose whole range is kept.
     """
-    return [
-        RoundedLinear(rtn(W, grid, MIN_MAX), LinearNote(name, scale_search=ScaleSearch.MIN_MAX.value))
-        if name in unclipped
-        else RoundedLinear(clipped(W, gram, grid), LinearNote(name, scale_search="Clip"))
-        for name, W in weights.items()
-    ]
+    ratio = channel_ratio(gram.diagonal(dim1=1, dim2=2).flatten())
+    rounded = []
+    for name, W in weights.items():
+        whole = name in unclipped
+        note = LinearNote(
+            name, scale_search=ScaleSearch.MIN_MAX.value if whole else "Clip", largest_channel_ratio=ratio
+        )
+        rounded.append(RoundedLinear(rtn(W, grid, MIN_MAX) if whole else clipped(W, gram, grid), note))
+    return rounded
 
 
 def fp8_linears(weights: Mapping[str, Tensor]) -> list[RoundedLinear]:
@@ -120,6 +128,7 @@ def gptq_linears(
         UnstableHessianError: the Hessian can't be factorized.
     """
     asked = scale_search or ScaleSearch.HESSIAN
+    ratio = channel_ratio(H.diagonal())
     W = torch.cat([weight.float() for weight in weights.values()])
     rows = [len(weight) for weight in weights.values()]
     tried = [_gptq(W, H, order, grid, asked) for order in ORDERS[act_order or ActOrder.STATIC]]
@@ -132,6 +141,7 @@ def gptq_linears(
                 name,
                 relative_error=_ratio(lost, there),
                 scale_search=asked.value,
+                largest_channel_ratio=ratio,
                 **used,
             ),
         )
@@ -154,6 +164,16 @@ def _search(asked: ScaleSearch, importance: Tensor | None, squares: Search) -> S
             raise ValueError("a search weighed by activity needs that of each input")
         return Search(importance=importance)
     return MIN_MAX if asked is ScaleSearch.MIN_MAX else squares
+
+
+def channel_ratio(squares: Tensor) -> float | None:
+    """The root mean square of the largest channel over that of the median one; None where that one is dead.
+
+    Args:
+        squares: [d] floating, the sum of each channel's squares over the same tokens.
+    """
+    largest, median = float(squares.max()), float(squares.median())
+    return math.sqrt(largest / median) if median > 0 else None
 
 
 def _ratio(lost: Tensor, there: Tensor) -> float:

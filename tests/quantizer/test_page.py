@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 
 from saffron_api.candidate import Method, Scheme
 from saffron_api.quantized_model import Gates, LowerLimit, Selection, UpperLimit
+from saffron_api.results import Figure, FigureName
 from saffron_quantizer.engine_address import Engine
 from saffron_quantizer.page.document import page
 from saffron_quantizer.page.markup import Markup, element, join
 from saffron_quantizer.page.overview import headline
 from saffron_quantizer.page.scale import Scale, fitted, log_ticks, ticks
-from saffron_quantizer.report import EdgeRow, judged
+from saffron_quantizer.report import EdgeRow, RaisedRow, RoundRow, judged
 
 GATES = Gates(
     perplexity_ratio=UpperLimit(max=1.2),
@@ -255,3 +256,24 @@ def test_a_scale_keeps_the_order_and_a_value_outside_at_its_edge():
     straight, logarithmic = Scale(0, 10, 0, 100), Scale(1, 100, 0, 100, logarithmic=True)
     assert [straight(value) for value in (-5, 0, 2.5, 10, 11)] == [0, 0, 25, 100, 100]
     assert [logarithmic(value) for value in (0.1, 1, 10, 100)] == pytest.approx([0, 0, 50, 100])
+
+
+def a_round(raises, size, value, *, holds):
+    figure = Figure(name=FigureName.PERPLEXITY_RATIO, value=value, lower=value - 0.01, upper=value + 0.01)
+    return RoundRow(raises=raises, bytes=size, holds=holds, figures=[figure])
+
+
+def test_what_was_raised_is_told_with_the_rounds_that_led_there(make_report):
+    row = {"unit": "model.layers.3.mlp.down_proj", "from": "W4A16", "to": "W8A16", "damage": 0.0125, "bytes": 3_000_000}
+    rounds = [a_round(0, 400_000_000, 1.25, holds=False), a_round(5, 430_000_000, 1.08, holds=True)]
+    one = make_report(name="mixed", raised=[RaisedRow.model_validate(row)], rounds=rounds)
+    two = make_report(name="calm", rounds=[a_round(0, 400_000_000, 1.05, holds=True)])
+    text = Tree(shown([one, two])).text
+    for words in (
+        "nothing raised 400.0 MB 1.25 [1.24, 1.26] - - no",
+        "5 raised 430.0 MB 1.08 [1.07, 1.09] - - yes",
+        "model.layers.3.mlp.down_proj W4A16 W8A16 0.0125 3.0 MB",
+        "2 calm: the limits hold with nothing raised.",
+    ):
+        assert words in text
+    assert "Kept exact where it matters" not in Tree(shown([make_report(name="plain")])).text

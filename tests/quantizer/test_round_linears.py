@@ -6,7 +6,7 @@ import torch
 from saffron_api.candidate import ActOrder, ScaleSearch
 from saffron_quantizer.algorithms.hessian import hessian_finish
 from saffron_quantizer.algorithms.quantized import Grid
-from saffron_quantizer.round_linears import gptq_linears, rtn_linears
+from saffron_quantizer.round_linears import awq_linears, channel_ratio, gptq_linears, rtn_linears
 
 W4 = Grid(4, 32, torch.float32)
 
@@ -66,7 +66,7 @@ def test_an_output_of_zero_has_no_error():
 def test_the_scale_search_that_is_told_is_the_one_that_was_used(search, told, method):
     weights, H = inputs(1)
     if method == "RTN":
-        rounded = rtn_linears(weights, W4, search, importance=H.diagonal())
+        rounded = rtn_linears(weights, W4, search, squares=H.diagonal())
     else:
         rounded = gptq_linears(weights, H, W4, ActOrder.STATIC, search)
     assert [(each.note.name, each.note.scale_search) for each in rounded] == [("q", told), ("k", told)]
@@ -75,3 +75,29 @@ def test_the_scale_search_that_is_told_is_the_one_that_was_used(search, told, me
 def test_scales_weighed_by_activity_are_refused_without_it():
     with pytest.raises(ValueError, match="needs that of each input"):
         rtn_linears(inputs(0)[0], W4, ScaleSearch.HESSIAN)
+
+
+CHANNELS = {
+    "one that towers": ([4.0, 100.0, 1.0, 9.0, 4.0], 5.0),
+    "all alike": ([2.0, 2.0, 2.0], 1.0),
+    "some that are dead": ([0.0, 1.0, 4.0], 2.0),
+    "most of them dead": ([0.0, 0.0, 4.0], None),
+}
+
+
+@pytest.mark.parametrize(("squares", "expected"), CHANNELS.values(), ids=CHANNELS)
+def test_the_largest_channel_over_the_median_one_of(squares, expected):
+    assert channel_ratio(torch.tensor(squares)) == expected
+
+
+def test_every_method_that_reads_data_tells_how_its_channels_differ():
+    weights, H = inputs(2)
+    gram = torch.stack([H[:32, :32], H[32:, 32:]])
+    rounded = {
+        "RTN": rtn_linears(weights, W4, None, squares=H.diagonal()),
+        "AWQ": awq_linears(weights, gram, W4, unclipped=("k",)),
+        "GPTQ": gptq_linears(weights, H, W4, None, None),
+    }
+    told = {method: {each.note.largest_channel_ratio for each in found} for method, found in rounded.items()}
+    assert told == {method: {channel_ratio(H.diagonal())} for method in rounded}
+    assert {each.note.largest_channel_ratio for each in rtn_linears(weights, W4, None)} == {None}

@@ -34,7 +34,18 @@ from saffron_quantizer.evaluation.local_tasks import check_tasks, tasks_digest
 from saffron_quantizer.memory import peak_bytes
 from saffron_quantizer.models.stream import ModelStream
 from saffron_quantizer.progress import ProgressSink
-from saffron_quantizer.report import Fingerprint, LayerRow, Machine, Report, Settings, TaskRow, Timings, unjudged
+from saffron_quantizer.report import (
+    Fingerprint,
+    LayerRow,
+    Machine,
+    RaisedRow,
+    Report,
+    RoundRow,
+    Settings,
+    TaskRow,
+    Timings,
+    unjudged,
+)
 
 
 @dataclass(frozen=True)
@@ -99,6 +110,8 @@ def evaluate(request: EvaluateRequest, finished: Report | None, progress: Progre
         perplexity_candidate=perplexity(sums.nll_candidate, sums.tokens),
         scored_tokens=int(sums.tokens.sum()),
         layers=[LayerRow.model_validate(layer) for layer in manifest["layers"]],
+        raised=[RaisedRow.model_validate(raised) for raised in manifest.get("raised", ())],
+        rounds=[RoundRow.model_validate(made) for made in manifest.get("rounds", ())],
         tasks=tasks,
         fingerprint=Fingerprint(settings=settings, machine=_machine(original)),
         timings=timings,

@@ -9,6 +9,7 @@ from saffron_quantizer.page.figures import gates_section, quality_section, tasks
 from saffron_quantizer.page.layers import blocks_section, channels_section
 from saffron_quantizer.page.markup import Markup, element, join
 from saffron_quantizer.page.overview import overview
+from saffron_quantizer.page.raised import raised_section
 from saffron_quantizer.page.table import section
 from saffron_quantizer.readable import plain, size
 from saffron_quantizer.report import LIMITS, Report, differences, recipe
@@ -48,6 +49,7 @@ def page(reports: Sequence[Report], *, title: str, selection: Selection) -> str:
             tasks_section(by_size),
             blocks_section(by_size),
             channels_section(by_size),
+            raised_section(by_size),
             _origin(by_size),
             section("limits", "What these figures do not tell", element("ul", *(element("li", x) for x in LIMITS))),
         ),
