@@ -212,6 +212,10 @@ def subject_of(name: str | PathLike[str]) -> str:
     return re.sub(rf"[^{_SUBJECT_CHARACTERS}]", "_", fspath(name))[-_SUBJECT_LENGTH:]
 
 
+OTHER_RANKS = "the-other-ranks"
+"""The subject of `INPUT_OUTPUT` where one of several processes lost the others, and so is not the one that failed."""
+
+
 class Failure(ApiModel):
     """Why a stage failed, as it stands in the termination message."""
 

@@ -261,6 +261,11 @@ class JobSettings(ApiModel):
     """How Jobs run."""
 
     parallelism: Annotated[int, Field(strict=True, ge=1, le=16)] = Field(default=1, description="Jobs at a time.")
+    quantize_processes: Annotated[int, Field(strict=True, ge=1, le=16)] = Field(
+        default=1,
+        description="Pods that quantize one candidate together, each with its share of the calibration conversations. "
+        "A candidate that reads none, or is escalated, is quantized by one pod.",
+    )
     pod_template: PodTemplate | None = Field(default=None, description="For the pods of every Job.")
     stages: JobStages | None = Field(default=None, description="For the pods of one stage, over podTemplate.")
     active_deadline_seconds: Annotated[int, Field(strict=True, ge=60, le=2_592_000)] = Field(

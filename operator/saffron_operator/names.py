@@ -40,18 +40,25 @@ def overlay_manager(uid: str) -> str:
     return f"{FIELD_MANAGER}-{uid}"
 
 
+_LONGEST_JOB_NAME = 60
+
+
 def job_name(resource: str, stage: Stage, candidate: str | None, key: str, attempt: int) -> str:
-    """Return a Job's name, of at most 63 characters, which is also what its pods are labelled with.
+    """Return a Job's name, of at most 60 characters.
+
+    It is what its pods are labelled with. With a dash and a number after it, it is the host name of each where there
+    are several, which may have 63.
 
     Args:
-        resource: The QuantizedModel's name, of at most 30 characters.
+        resource: The QuantizedModel's name; what is too long of it is cut, as the key tells Jobs apart.
         stage: What the Job does.
         candidate: What it is done to, of at most 14 characters, or None.
         key: The Job's full key.
         attempt: From 1. A later attempt has another name, so that it does not wait for the removal of the one before.
     """
     short = key[:8] if attempt == 1 else digest({"key": key, "attempt": attempt})[:8]
-    return "-".join(part for part in (resource, stage.value, candidate, short) if part)
+    rest = "-".join(part for part in (stage.value, candidate, short) if part)
+    return f"{resource[: _LONGEST_JOB_NAME - len(rest) - 1].rstrip('-')}-{rest}"
 
 
 def canary_name(target: str) -> str:

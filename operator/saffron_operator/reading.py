@@ -8,8 +8,9 @@ from datetime import datetime
 
 from pydantic import ValidationError
 
+from saffron_api.failures import OTHER_RANKS
 from saffron_api.quantized_model import QuantizedModelSpec
-from saffron_api.results import Stage, StageResult, decode
+from saffron_api.results import FailureResult, Stage, StageResult, decode
 from saffron_operator import names
 from saffron_operator.metrics import StageSeconds
 from saffron_operator.observed import (
@@ -223,11 +224,19 @@ def _trouble_itself(reason: str, message: str) -> tuple[str, str]:
 
 
 def _result(pods: Sequence[Json]) -> StageResult | None:
-    """Return what the last pod to end left, or None where it left nothing that can be read."""
+    """Return what the last pod to end left, or None where it left nothing that can be read.
+
+    One that only lost the others is heard last: it ends after the one that failed, and does not know why.
+    """
     ended: list[tuple[str, str]] = [
         (state.get("finishedAt") or "", state.get("message", "")) for pod in pods for state in _ends(pod)
     ]
-    return _decoded(max(ended)[1]) if ended else None
+    results = [_decoded(message) for _, message in sorted(ended)]
+    return next((result for result in reversed(results) if not _lost_others(result)), results[-1] if results else None)
+
+
+def _lost_others(result: StageResult | None) -> bool:
+    return isinstance(result, FailureResult) and result.failure.subject == OTHER_RANKS
 
 
 def _decoded(text: str) -> StageResult | None:

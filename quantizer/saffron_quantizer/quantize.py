@@ -92,7 +92,7 @@ def quantize(
     _require_inputs(spec, sequences, selection, (store, out), ranks)
     if work is not None and ranks.is_first:
         private_folder(work)
-    finished = _of_first(ranks, lambda: _reported(store, work))
+    finished = _of_first(ranks, lambda: reported(store, work))
     if finished is not None:
         return finished
     reader = CheckpointReader(model)
@@ -261,8 +261,8 @@ def _told(fingerprint: Mapping[str, Any], result: QuantizeResult, notes: Sequenc
     }
 
 
-def _reported(store: Path | None, work: Path | None) -> QuantizeResult | None:
-    """The result that an earlier run left, if its checkpoint stands."""
+def reported(store: Path | None, work: Path | None) -> QuantizeResult | None:
+    """The result that an earlier run left in its folder of work, if its checkpoint stands."""
     if store is None or work is None or not (work / _RESULT).is_file():
         return None
     result = QuantizeResult.model_validate_json((work / _RESULT).read_bytes())

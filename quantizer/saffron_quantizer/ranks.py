@@ -5,23 +5,30 @@ it. What they tell each other is numbers and JSON, never pickles.
 """
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from saffron_api.failures import Failure, FailureReason, StageError, subject_of
+from saffron_api.failures import OTHER_RANKS, Failure, FailureReason, StageError, subject_of
+from saffron_quantizer.atomic import PRIVATE_FILE, write_file
 
 _TO_MEET = timedelta(minutes=15)
 """How long one waits for the others to start: a pod may have to pull its image, but one that failed never comes."""
 _PATIENCE = timedelta(hours=1)
 """How long one waits for another that is still at work; one that has ended is noticed at once."""
+_TO_CONNECT = timedelta(seconds=10)
+"""How long the address that was found last is tried: it may be that of a pod that is no more."""
 _DEFAULT_PORT = 29500
+_MEETING = "first-rank.json"
+"""In the folder that all share: where the first rank waits for the others."""
 
 
 @dataclass(frozen=True)
@@ -108,15 +115,20 @@ def _told() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise StageError(Failure(reason=FailureReason.INPUT_OUTPUT, subject="the-other-ranks")) from error
+        raise _lost() from error
 
 
 @contextmanager
-def joined(environment: Mapping[str, str]) -> Iterator[Ranks]:
+def joined(environment: Mapping[str, str], meeting: Path | None = None) -> Iterator[Ranks]:
     """The processes that the environment tells of, for as long as the context lasts.
 
     It is that of torchrun (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT). In a Kubernetes Job with completionMode Indexed
-    the rank may be JOB_COMPLETION_INDEX instead.
+    the rank may be JOB_COMPLETION_INDEX instead; without MASTER_ADDR the first process leaves its address, POD_IP, in a
+    folder that all share.
+
+    Args:
+        environment: variables.
+        meeting: that folder; it exists.
 
     Raises:
         StageError: `SPEC_INVALID` if a variable is missing or wrong, `INPUT_OUTPUT` if the others don't come.
@@ -127,20 +139,63 @@ def joined(environment: Mapping[str, str]) -> Iterator[Ranks]:
         return
     name = "RANK" if "RANK" in environment else "JOB_COMPLETION_INDEX"
     ranks = Ranks(_number(environment, name, default=None, most=size - 1), size)
-    port = _number(environment, "MASTER_PORT", default=_DEFAULT_PORT, most=65_535)
-    if not environment.get("MASTER_ADDR"):
-        raise _invalid("MASTER_ADDR", "it is missing: the host of rank 0")
     # NCCL where there are GPUs, for what lies on them; gloo for what lies in memory.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     with _told():
-        store = dist.TCPStore(  # type: ignore[attr-defined]  # torch exports it without saying so
-            environment["MASTER_ADDR"], port, size, ranks.is_first, timeout=_TO_MEET
-        )
+        store = _meet(ranks, environment, meeting)
         dist.init_process_group(backend, store=store, timeout=_PATIENCE, rank=ranks.rank, world_size=size)
     try:
         yield ranks
     finally:
         dist.destroy_process_group()
+
+
+def _meet(ranks: Ranks, environment: Mapping[str, str], meeting: Path | None) -> Any:  # noqa: ANN401 torch's type is private
+    """The store of the first rank, once all have come to it."""
+    if environment.get("MASTER_ADDR"):
+        port = _number(environment, "MASTER_PORT", default=_DEFAULT_PORT, most=65_535)
+        store = _store(ranks, environment["MASTER_ADDR"], port, _TO_MEET)
+    elif meeting is None:
+        raise _invalid("MASTER_ADDR", "it is missing: the host of rank 0; or else name a folder that all share")
+    elif ranks.is_first:
+        if not environment.get("POD_IP"):
+            raise _invalid("POD_IP", "it is missing: the address at which the others find this process")
+        store = _store(ranks, environment["POD_IP"], 0, _TO_MEET)
+        place = {"host": environment["POD_IP"], "port": store.port}
+        write_file(meeting / _MEETING, json.dumps(place).encode(), mode=PRIVATE_FILE)
+    else:
+        store = _found_store(ranks, meeting / _MEETING)
+    store.set(_came(ranks.rank), "")
+    store.wait([_came(rank) for rank in range(ranks.size)], _TO_MEET)
+    return store
+
+
+def _came(rank: int) -> str:
+    return f"came/{rank}"
+
+
+def _found_store(ranks: Ranks, place: Path) -> Any:  # noqa: ANN401 as above
+    """Look for the first rank until it is there: an address that was left before it started again leads nowhere."""
+    until = time.monotonic() + _TO_MEET.total_seconds()
+    while time.monotonic() < until:
+        if place.is_file():
+            told = json.loads(place.read_bytes())
+            try:
+                return _store(ranks, told["host"], told["port"], _TO_CONNECT)
+            except RuntimeError:  # what torch raises where nobody listens
+                continue
+        time.sleep(0.2)
+    raise _lost()
+
+
+def _store(ranks: Ranks, host: str, port: int, patience: timedelta) -> Any:  # noqa: ANN401 as above
+    return dist.TCPStore(  # type: ignore[attr-defined]  # torch exports it without saying so
+        host, port, ranks.size, ranks.is_first, timeout=patience, wait_for_workers=False
+    )
+
+
+def _lost() -> StageError:
+    return StageError(Failure(reason=FailureReason.INPUT_OUTPUT, subject=OTHER_RANKS))
 
 
 def _number(environment: Mapping[str, str], name: str, *, default: int | None, most: int) -> int:

@@ -172,6 +172,7 @@ TABLE = {
     "a target without its container": Bad("spec/rollout/targetRef/container", Gone, ("Required value",)),
     "a selection of no known kind": Bad("spec/selection", "Fastest", ("Smallest", "BestQuality")),
     "no Job at a time": Bad(f"{RUN}/parallelism", 0, ("greater than or equal to 1",)),
+    "nobody to quantize": Bad(f"{RUN}/quantizeProcesses", 0, ("greater than or equal to 1",)),
     "a deadline that no Job can keep": Bad(f"{RUN}/activeDeadlineSeconds", 5, ("greater than or equal to 60",)),
     "an amount in words": Bad(
         f"{RUN}/podTemplate/resources/limits/memory", "lots", ("a Kubernetes quantity such as 2, 500m or 16Gi",)

@@ -61,7 +61,12 @@ def test_what_is_left_out_has_its_default_on_the_wire(custom_objects: client.Cus
             "checkpoints": {"claimName": "checkpoints", "path": "saffron"},
             "workspace": {"claimName": "saffron-work"},
         },
-        "job": {"parallelism": 1, "activeDeadlineSeconds": 86400, "pendingDeadlineSeconds": 900},
+        "job": {
+            "parallelism": 1,
+            "quantizeProcesses": 1,
+            "activeDeadlineSeconds": 86400,
+            "pendingDeadlineSeconds": 900,
+        },
         "runId": "",
         "suspend": False,
     }

@@ -117,6 +117,31 @@ def test_a_job_is_one_restricted_pod_without_rights():
     }
 
 
+TOGETHER = {
+    "a candidate that reads conversations is shared": (Stage.QUANTIZE, 1, {}, 3),
+    "one that reads none is not": (Stage.QUANTIZE, 0, {}, 1),
+    "one that is escalated is not": (Stage.QUANTIZE, 1, {"escalate": {"maxBytesRatio": 0.9}}, 1),
+    "no other stage is": (Stage.EVALUATE, 1, {}, 1),
+}
+
+
+@pytest.mark.parametrize(("stage", "candidate", "changes", "expected"), TOGETHER.values(), ids=TOGETHER)
+def test_pods_quantize_together(stage: Stage, candidate: int, changes: dict[str, Any], expected: int):
+    manifest = builders.spec().model_dump(mode="json", by_alias=True, exclude_none=True)
+    manifest["job"]["quantizeProcesses"] = 3
+    manifest["candidates"][candidate] |= changes
+    made = job(QuantizedModelSpec.model_validate(manifest), stage, candidate)["spec"]
+    indexed = {"completionMode": "Indexed", "completions": expected, "parallelism": expected}
+    assert {name: made[name] for name in indexed if name in made} == (indexed if expected > 1 else {})
+    assert made["backoffLimit"] == 3 * expected
+    env = {each["name"]: each for each in made["template"]["spec"]["containers"][0]["env"]}
+    if expected > 1:
+        assert env["WORLD_SIZE"]["value"] == str(expected)
+        assert env["POD_IP"]["valueFrom"] == {"fieldRef": {"fieldPath": "status.podIP"}}
+    else:
+        assert {"WORLD_SIZE", "POD_IP"} & env.keys() == set()
+
+
 MOUNTS = [
     (Stage.INSPECT, {"/mnt/model": True, "/mnt/workspace": False}),
     (Stage.SAMPLE, {"/mnt/model": True, "/mnt/data": True, "/mnt/workspace": False}),
@@ -164,9 +189,10 @@ def test_the_most_special_pod_template_wins_field_by_field():
     assert chosen(Stage.QUANTIZE, 1) == ({"pool": "gpu"}, "low", {"nvidia.com/gpu": 1})
 
 
-def test_the_longest_name_fits_a_label():
+def test_the_longest_name_fits_the_host_name_of_one_of_sixteen_pods():
     name = job_name("q" * 30, Stage.QUANTIZE, "c" * 14, KEY, 1)
-    assert (len(name), name) == (63, f"{'q' * 30}-quantize-{'c' * 14}-{KEY[:8]}")
+    assert (len(name), name) == (60, f"{'q' * 27}-quantize-{'c' * 14}-{KEY[:8]}")
+    assert job_name("q" * 26 + "-2", Stage.QUANTIZE, "c" * 14, KEY, 1) == f"{'q' * 26}-quantize-{'c' * 14}-{KEY[:8]}"
     assert job_name("qwen", Stage.SAMPLE, None, KEY, 1) == f"qwen-sample-{KEY[:8]}"
     assert job_name("qwen", Stage.SAMPLE, None, KEY, 2) != job_name("qwen", Stage.SAMPLE, None, KEY, 3)
 

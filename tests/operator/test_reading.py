@@ -5,13 +5,19 @@ from typing import Any
 
 import pytest
 
-from saffron_api.results import BaselineResult, encode
+from saffron_api.failures import OTHER_RANKS, Failure, FailureReason
+from saffron_api.results import BaselineResult, FailureResult, Stage, encode
 from saffron_operator import names, reading
 from saffron_operator.observed import JobFailure, JobPhase, TargetProblem, Waiting
 
 MADE = "2026-01-01T00:00:00Z"
 AT = datetime(2026, 1, 1, tzinfo=UTC)
+LATER = "2026-01-01T00:00:09Z"
 RESULT = BaselineResult(perplexity=12.5, scored_tokens=100)
+DIFFER = FailureResult(failed_stage=Stage.QUANTIZE, failure=Failure(reason=FailureReason.RANKS_DIFFER))
+ALONE = FailureResult(
+    failed_stage=Stage.QUANTIZE, failure=Failure(reason=FailureReason.INPUT_OUTPUT, subject=OTHER_RANKS)
+)
 FACTS = TargetProblem("TargetUnsupported", "for the test")
 
 
@@ -109,6 +115,22 @@ LOST = [{"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvic
             [pod("Succeeded", ended(0, encode(RESULT)))],
             {"phase": JobPhase.SUCCEEDED, "result": RESULT},
             id="the last pod's message is the result",
+        ),
+        pytest.param(
+            job(conditions={"Failed": "PodFailurePolicy"}),
+            [pod("Failed", ended(16, encode(DIFFER))), pod("Failed", ended(1, encode(ALONE), at=LATER))],
+            {
+                "phase": JobPhase.FAILED,
+                "result": DIFFER,
+                "failure": JobFailure("PodFailurePolicy", "why", out_of_memory=False),
+            },
+            id="of several pods, one that lost the others does not know why the Job failed",
+        ),
+        pytest.param(
+            job(),
+            [pod("Failed", ended(1, encode(ALONE)))],
+            {"phase": JobPhase.QUEUED, "result": ALONE},
+            id="where no other pod says more, the loss of the others is what is told",
         ),
         pytest.param(
             job(conditions={"Complete": "CompletionsReached"}),

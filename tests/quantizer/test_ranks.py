@@ -19,6 +19,7 @@ LENGTHS = (24, 23, 22, 21, 20, 7)
 
 
 def free_port():
+    """One that nobody listens at."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         return listening.getsockname()[1]
@@ -34,22 +35,24 @@ def write_calibration(path, lengths):
     return path
 
 
-def run(servers, model, place, *lengths):
+def by_torchrun():
+    together = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    return lambda size, rank: {"WORLD_SIZE": str(size), "RANK": str(rank), **together}
+
+
+def by_indexed_job(size, rank):
+    return {"WORLD_SIZE": str(size), "JOB_COMPLETION_INDEX": str(rank), "POD_IP": "127.0.0.1"}
+
+
+def run(servers, model, place, *lengths, started=by_indexed_job):
     """The result of each rank, each given sequences of such lengths."""
     place.mkdir(exist_ok=True)
-    together = {
-        "WORLD_SIZE": str(len(servers)),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-    }
     for rank, server in enumerate(servers):
-        # As torchrun tells the first, and as an Indexed Job tells the others.
-        number = {"RANK" if rank == 0 else "JOB_COMPLETION_INDEX": str(rank)}
         data = write_calibration(place / f"{rank}.jsonl", lengths[rank % len(lengths)])
         what = ("--method", "gptq", "--scheme", "w4a16", "--group-size", 32, "--activation-memory", 0)
         places = ("--store", place / "store", "--work", place / "work", "--result", place / f"{rank}.json")
         argv = ["quantize", "--model", model, "--calibration", data, *what, *places]
-        server.start(argv, environment={**together, **number})
+        server.start(argv, environment=started(len(servers), rank))
     for server in servers:
         server.wait()
     return [decode((place / f"{rank}.json").read_text()) for rank in range(len(servers))]
@@ -74,7 +77,7 @@ def both(fork_server, second_fork_server):
 
 def test_two_processes_make_the_checkpoint_that_one_makes(both, model, tmp_path):
     (alone,) = run(both[:1], model, tmp_path / "one", LENGTHS)
-    results = run(both, model, tmp_path / "two", LENGTHS)
+    results = run(both, model, tmp_path / "two", LENGTHS, started=by_torchrun())
     assert results[0] == results[1]
     folders = [
         tmp_path / name / "store" / result.checkpoint_digest for name, result in (("one", alone), ("two", results[0]))
@@ -91,6 +94,17 @@ def test_two_processes_make_the_checkpoint_that_one_makes(both, model, tmp_path)
     assert sizes == [1, 2]
     assert list((tmp_path / "two" / "store").iterdir()) == [folders[1]]
     assert run(both, model, tmp_path / "two", LENGTHS) == results  # only reported
+
+
+def test_processes_of_an_indexed_job_pass_by_an_address_that_leads_nowhere(both, model, tmp_path):
+    work = tmp_path / "restarted" / "work"
+    work.mkdir(parents=True)
+    (work / "first-rank.json").write_text(json.dumps({"host": "127.0.0.1", "port": free_port()}))
+    first, second = run(both, model, tmp_path / "restarted", LENGTHS)
+    assert first == second
+    # The first has ended by now, so one that starts again must not wait for it.
+    again = run(both[:1], model, tmp_path / "restarted", LENGTHS, started=lambda *_: by_indexed_job(2, 1))
+    assert again == [first]
 
 
 def test_processes_with_different_inputs_are_refused(both, model, tmp_path):
@@ -142,7 +156,7 @@ ENVIRONMENTS = {
     "a world of one": ({"WORLD_SIZE": "1", "RANK": "0"}, None),
     "no rank": ({"WORLD_SIZE": "2", "MASTER_ADDR": "a"}, "JOB_COMPLETION_INDEX"),
     "a rank beyond the world": ({"WORLD_SIZE": "2", "RANK": "2", "MASTER_ADDR": "a"}, "RANK"),
-    "no address": ({"WORLD_SIZE": "2", "RANK": "1"}, "MASTER_ADDR"),
+    "no address, and no folder to leave one in": ({"WORLD_SIZE": "2", "RANK": "1"}, "MASTER_ADDR"),
     "a port that is none": ({"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "-1"}, "MASTER_PORT"),
     "a size that is none": ({"WORLD_SIZE": "two"}, "WORLD_SIZE"),
 }
@@ -157,3 +171,9 @@ def test_an_environment_is_one_process_or_says_what_is_wrong(environment, wrong)
     with pytest.raises(StageError) as caught, joined(environment):
         pass
     assert (caught.value.failure.reason, caught.value.failure.subject) == (FailureReason.SPEC_INVALID, wrong)
+
+
+def test_the_first_process_of_an_indexed_job_must_know_its_own_address(tmp_path):
+    with pytest.raises(StageError) as caught, joined({"WORLD_SIZE": "2", "JOB_COMPLETION_INDEX": "0"}, tmp_path):
+        pass
+    assert (caught.value.failure.reason, caught.value.failure.subject) == (FailureReason.SPEC_INVALID, "POD_IP")

@@ -73,6 +73,7 @@ class JobRequest:
 def build(meta: ResourceMeta, spec: QuantizedModelSpec, request: JobRequest) -> dict[str, Any]:
     """Return the manifest of a Job."""
     labels = _labels(meta, request)
+    processes = _processes(spec, request)
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -88,12 +89,29 @@ def build(meta: ResourceMeta, spec: QuantizedModelSpec, request: JobRequest) -> 
             "ownerReferences": owner_references(meta),
         },
         "spec": {
-            "backoffLimit": RETRIES,
+            # One that ends takes all others with it.
+            "backoffLimit": RETRIES * processes,
+            **(
+                {"completionMode": "Indexed", "completions": processes, "parallelism": processes}
+                if processes > 1
+                else {}
+            ),
             "activeDeadlineSeconds": spec.job.active_deadline_seconds,
             "podFailurePolicy": {"rules": _failure_rules()},
             "template": {"metadata": {"labels": labels}, "spec": _pod(spec, request)},
         },
     }
+
+
+def _processes(spec: QuantizedModelSpec, request: JobRequest) -> int:
+    """Return how many pods do the work together: more than one only where conversations can be shared."""
+    shares = (
+        request.stage is Stage.QUANTIZE
+        and request.candidate is not None
+        and request.candidate.needs_calibration
+        and request.candidate.escalate is None
+    )
+    return spec.job.quantize_processes if shares else 1
 
 
 def _labels(meta: ResourceMeta, request: JobRequest) -> dict[str, str]:
@@ -135,14 +153,16 @@ def _pod(spec: QuantizedModelSpec, request: JobRequest) -> dict[str, Any]:
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [_container(request, template, mounts)],
+        "containers": [_container(request, template, mounts, _processes(spec, request))],
         "volumes": volumes,
     }
     chosen = template.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"resources"})
     return pod | chosen
 
 
-def _container(request: JobRequest, template: PodTemplate, mounts: list[dict[str, Any]]) -> dict[str, Any]:
+def _container(
+    request: JobRequest, template: PodTemplate, mounts: list[dict[str, Any]], processes: int
+) -> dict[str, Any]:
     container: dict[str, Any] = {
         "name": CONTAINER,
         "image": request.image,
@@ -152,6 +172,7 @@ def _container(request: JobRequest, template: PodTemplate, mounts: list[dict[str
             {"name": "HOME", "value": "/tmp"},  # noqa: S108 - an emptyDir of this pod alone
             # A file that is missing is an error of the model's folder, not something to ask the hub for.
             {"name": "HF_HUB_OFFLINE", "value": "1"},
+            *(_together(processes) if processes > 1 else []),
         ],
         "terminationMessagePath": "/dev/termination-log",
         # The other policy would copy the end of the log, and with it what a traceback shows of a prompt.
@@ -166,6 +187,14 @@ def _container(request: JobRequest, template: PodTemplate, mounts: list[dict[str
     if template.resources is not None:
         container["resources"] = template.resources.model_dump(mode="json", by_alias=True, exclude_none=True)
     return container
+
+
+def _together(processes: int) -> list[dict[str, Any]]:
+    """Return what processes need to find each other besides the index that the Job gives to each."""
+    return [
+        {"name": "WORLD_SIZE", "value": str(processes)},
+        {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+    ]
 
 
 def _template(spec: QuantizedModelSpec, request: JobRequest) -> PodTemplate:

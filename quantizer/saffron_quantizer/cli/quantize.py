@@ -121,13 +121,17 @@ def _work(arguments: argparse.Namespace) -> Outcome:
     # Torch takes seconds that --help need not wait for.
     from saffron_quantizer.atomic import private_folder  # noqa: PLC0415
     from saffron_quantizer.progress import ignore  # noqa: PLC0415
-    from saffron_quantizer.quantize import quantize  # noqa: PLC0415
+    from saffron_quantizer.quantize import quantize, reported  # noqa: PLC0415
     from saffron_quantizer.ranks import joined  # noqa: PLC0415
 
     if arguments.work is not None:
         private_folder(arguments.work)
+    # Before the processes meet: one that starts again after the first has ended would wait for nobody.
+    finished = reported(arguments.store, arguments.work)
+    if finished is not None:
+        return Outcome(finished, _text(finished))
     with (
-        joined(os.environ) as ranks,
+        joined(os.environ, arguments.work) as ranks,
         unchanged(arguments.model, arguments) as digest,
         shown_progress(sys.stderr) as progress,
     ):
