@@ -1,0 +1,107 @@
+"""The product of int8 activations with int8 weights: y = float(codes · weightᵀ) · s_x · s_w + b.
+
+The codes' products are summed in int32, which is exact in any order, and the rest are IEEE operations in float32 in the
+order written, so every device gives the same bits (LLM.int8(), arXiv 2208.07339, section 2, without its outliers).
+"""
+
+import torch
+from torch import Tensor
+
+
+def w8a8_gemm(
+    codes: Tensor,
+    scale: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    bias: Tensor | None = None,
+    *,
+    out_dtype: torch.dtype,
+) -> Tensor:
+    """Multiply quantized tokens with weights that are quantized per output channel.
+
+    Args:
+        codes: [M, K] int8, as from `quantize_per_token`; K at most 131,072, so that no sum leaves int32.
+        scale: [M, 1] float32, one a token.
+        weight: [N, K] int8, as compressed-tensors' int-quantized format stores it.
+        weight_scale: [N, 1] float32, one an output channel.
+        bias: [N] of any floating type, or None.
+        out_dtype: float32, float16 or bfloat16.
+
+    Returns:
+        [M, N] in out_dtype, rounded to it once, at the end.
+
+    Raises:
+        ValueError: shapes or types do not fit.
+    """
+    _check(codes, scale, weight, weight_scale, bias)
+    y: Tensor = _gemm(codes, scale, weight, weight_scale, bias, out_dtype)
+    return y
+
+
+def w8a8_gemm_reference(
+    codes: Tensor,
+    scale: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    bias: Tensor | None = None,
+    *,
+    out_dtype: torch.dtype,
+) -> Tensor:
+    """What `w8a8_gemm` computes, in plain torch: the sums in float64, which holds every int32 exactly."""
+    y = (codes.double() @ weight.double().T).float() * scale * weight_scale.T
+    return (y if bias is None else y + bias.float()).to(out_dtype)
+
+
+def _check(codes: Tensor, scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None) -> None:
+    (M, K), N = codes.shape, weight.shape[0]
+    expected = [
+        ("codes", codes, torch.int8, (M, K)),
+        ("scale", scale, torch.float32, (M, 1)),
+        ("weight", weight, torch.int8, (N, K)),
+        ("weight_scale", weight_scale, torch.float32, (N, 1)),
+    ]
+    for name, tensor, dtype, shape in expected:
+        if tensor.dtype != dtype or tensor.shape != shape:
+            raise ValueError(f"{name} must be {dtype} {shape}, not {tensor.dtype} {tuple(tensor.shape)}")
+    if bias is not None and bias.shape != (N,):
+        raise ValueError(f"bias must be {(N,)}, not {tuple(bias.shape)}")
+
+
+@torch.library.custom_op("saffron::w8a8_gemm", mutates_args=(), device_types="cpu")
+def _gemm(  # noqa: PLR0917 - an op's arguments have places
+    codes: Tensor,
+    scale: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    bias: Tensor | None,
+    out_dtype: torch.dtype,
+) -> Tensor:
+    from saffron_kernels import w8a8_gemm_cpu  # noqa: PLC0415 - what another device doesn't need
+
+    return w8a8_gemm_cpu.w8a8_gemm(codes, scale, weight, weight_scale, bias, out_dtype=out_dtype)
+
+
+@_gemm.register_kernel("cuda")
+def _(  # noqa: PLR0917 - as above
+    codes: Tensor,
+    scale: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    bias: Tensor | None,
+    out_dtype: torch.dtype,
+) -> Tensor:
+    from saffron_kernels import w8a8_gemm_triton  # noqa: PLC0415 - Triton is needed on a card alone
+
+    return w8a8_gemm_triton.w8a8_gemm(codes, scale, weight, weight_scale, bias, out_dtype=out_dtype)
+
+
+@_gemm.register_fake
+def _(  # noqa: PLR0917 - as above
+    codes: Tensor,
+    scale: Tensor,  # noqa: ARG001 - only these change no shape
+    weight: Tensor,
+    weight_scale: Tensor,  # noqa: ARG001
+    bias: Tensor | None,  # noqa: ARG001
+    out_dtype: torch.dtype,
+) -> Tensor:
+    return codes.new_empty(codes.shape[0], weight.shape[0], dtype=out_dtype)
