@@ -94,7 +94,8 @@ def _(  # noqa: PLR0917 - as above
 ) -> Tensor:
     from saffron_kernels import fp8_gemm_triton  # noqa: PLC0415 - Triton is needed on a card alone
 
-    return fp8_gemm_triton.fp8_gemm(codes, scale, weight, weight_scale, bias, out_dtype=out_dtype)
+    y: Tensor = fp8_gemm_triton.fp8_gemm(codes, scale, weight, weight_scale, bias, out_dtype=out_dtype)
+    return y
 
 
 @_gemm.register_fake

@@ -20,10 +20,11 @@ def quantize_per_token(x: Tensor) -> tuple[Tensor, Tensor]:
     """Round each token to int8 codes -127..127 in its own scale, absmax / 127.
 
     Args:
-        x: [M, K] float32, float16 or bfloat16, of finite numbers.
+        x: [M, K] float32, float16 or bfloat16.
 
     Returns:
-        Codes [M, K] int8 and scales [M, 1] float32. A token of zeros has codes and scale 0.
+        Codes [M, K] int8 and scales [M, 1] float32. A token of zeros has codes and scale 0; one with an infinite number
+        or NaN has that scale, and its codes say nothing.
 
     Raises:
         ValueError: x is no matrix or has another type.
@@ -47,7 +48,6 @@ def quantize_per_token_fp8(x: Tensor, scale: Tensor | None = None) -> tuple[Tens
 
     Raises:
         ValueError: x is no matrix or has another type, or scale is not one float32.
-        NotImplementedError: the card has no FP8 (it has from compute capability 8.9 on).
     """
     _check(x)
     if scale is not None and (scale.numel() != 1 or scale.dtype != torch.float32):
@@ -94,7 +94,8 @@ def _quantize_int8(x: Tensor) -> tuple[Tensor, Tensor]:
 def _(x: Tensor) -> tuple[Tensor, Tensor]:
     from saffron_kernels import quantize_per_token_triton  # noqa: PLC0415 - Triton is needed on a card alone
 
-    return quantize_per_token_triton.quantize_per_token(x)
+    codes, scale = quantize_per_token_triton.quantize_per_token(x)
+    return codes, scale
 
 
 @_quantize_int8.register_fake
@@ -113,7 +114,8 @@ def _quantize_fp8(x: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
 def _(x: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
     from saffron_kernels import quantize_per_token_triton  # noqa: PLC0415 - as above
 
-    return quantize_per_token_triton.quantize_per_token_fp8(x, scale)
+    codes, scales = quantize_per_token_triton.quantize_per_token_fp8(x, scale)
+    return codes, scales
 
 
 @_quantize_fp8.register_fake

@@ -28,7 +28,7 @@ class W4A16Weight(NamedTuple):
         codes: on the CPU uint8; on a card int32 [ceil(K / 128), N, 16], blocks of 128 columns: nibble j of word w is
             column 16 j + w of the block. What lies beyond K is never multiplied with anything but 0.
         scale: [N, G], of a floating type, with the strides that suit the device.
-        zero: [N, G] int8 of -8..7, or None for symmetric codes.
+        zero: [N, G] of -8..7 in the type that suits the device, or None for symmetric codes.
     """
 
     codes: Tensor
@@ -107,7 +107,7 @@ def w4a16_gemm_reference(
 
 
 def repack_in_blocks(weight_packed: Tensor, scale: Tensor, zero: Tensor | None, in_features: int) -> W4A16Weight:
-    """The card's layout, on any device. Scales and zero points lie with the output channels side by side.
+    """The card's layout, on any device. Scales and zero points lie with the output channels side by side, in one type.
 
     Args:
         weight_packed: [N, ceil(K / 8)] int32 of a checkpoint.
@@ -122,7 +122,7 @@ def repack_in_blocks(weight_packed: Tensor, scale: Tensor, zero: Tensor | None, 
     # Words of 32 bits are put together in 64, where no sign is in the way.
     placed = nibbles.long() << torch.arange(0, 32, _NIBBLE, device=words.device).view(_PER_WORD, 1)
     codes = placed.sum(dim=2).to(torch.int32).transpose(0, 1).contiguous()  # [block, n, w]
-    return W4A16Weight(codes, _columns_first(scale), None if zero is None else _columns_first(zero))
+    return W4A16Weight(codes, _columns_first(scale), None if zero is None else _columns_first(zero.to(scale.dtype)))
 
 
 def _columns_first(tensor: Tensor) -> Tensor:
@@ -153,8 +153,6 @@ def _check(x: Tensor, weight: W4A16Weight, group_size: int, bias: Tensor | None)
         raise ValueError(f"{G} groups of {group_size} columns do not make {K} columns, or {SLICE} does not divide them")
     if (weight.codes.dtype == torch.uint8) != (x.device.type == "cpu"):
         raise ValueError(f"these weights are laid out for another device than {x.device}: repack them there")
-    if weight.zero is not None:
-        _require("zero", weight.zero, torch.int8, (N, G))
     if bias is not None and bias.shape != (N,):
         raise ValueError(f"bias must be {(N,)}, not {tuple(bias.shape)}")
 
@@ -174,7 +172,8 @@ def _(  # noqa: PLR0917 - as above
 ) -> Tensor:
     from saffron_kernels import w4a16_gemm_triton  # noqa: PLC0415 - Triton is needed on a card alone
 
-    return w4a16_gemm_triton.w4a16_gemm(x, codes, scale, zero, group_size, bias)
+    y: Tensor = w4a16_gemm_triton.w4a16_gemm(x, codes, scale, zero, group_size, bias)
+    return y
 
 
 @_gemm.register_fake

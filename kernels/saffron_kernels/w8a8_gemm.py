@@ -92,7 +92,8 @@ def _(  # noqa: PLR0917 - as above
 ) -> Tensor:
     from saffron_kernels import w8a8_gemm_triton  # noqa: PLC0415 - Triton is needed on a card alone
 
-    return w8a8_gemm_triton.w8a8_gemm(codes, scale, weight, weight_scale, bias, out_dtype=out_dtype)
+    y: Tensor = w8a8_gemm_triton.w8a8_gemm(codes, scale, weight, weight_scale, bias, out_dtype=out_dtype)
+    return y
 
 
 @_gemm.register_fake
