@@ -98,7 +98,7 @@ def _larger(a, b):
 
 @triton.jit
 def _load(x, k, stride_xk, K):
-    return tl.load(x + k * stride_xk, mask=k < K, other=0.0).to(tl.float32)
+    return tl.load(x + k.to(tl.int64) * stride_xk, mask=k < K, other=0.0).to(tl.float32)
 
 
 @triton.jit

@@ -49,6 +49,8 @@ def scaled_gemm(
 ) -> Tensor:
     """As the ops: codes [M, K] and weight [N, K] of one 8-bit type -> [M, N]."""
     y = torch.empty(codes.shape[0], weight.shape[0], dtype=out_dtype, device=codes.device)
+    scale, weight_scale = scale.contiguous(), weight_scale.contiguous()
+    bias = None if bias is None else bias.contiguous()
     if y.numel():
         for launch in scaled_gemm_launches(codes, scale, weight, weight_scale, bias, y, capability):
             launch.run()
@@ -65,6 +67,8 @@ def scaled_gemm_launches(
     capability: tuple[int, int],
 ) -> list[Launch]:
     """Write y [M, N]: in one launch, or in two where several programs share a tile.
+
+    Scales, bias and y are contiguous; codes and weight need not be, but are read best where their rows are.
 
     Raises:
         NotImplementedError: the codes are FP8, and the card has none.
@@ -90,8 +94,10 @@ def scaled_gemm_launches(
         "M": M,
         "N": N,
         "K": K,
-        "stride_codes": codes.stride(0),
-        "stride_weight": weight.stride(0),
+        "stride_m": codes.stride(0),
+        "stride_codes_k": codes.stride(1),
+        "stride_n": weight.stride(0),
+        "stride_weight_k": weight.stride(1),
         "SPLITS": S,
         "SUM": tl.int32 if integer else tl.float32,
         "TILE_M": tile.M,
@@ -112,7 +118,7 @@ def _tile(M: int, dtype: torch.dtype, capability: tuple[int, int]) -> _Tile:
     # FP8 on sm_90 keeps the sum of a step beside the whole one, which leaves no registers for a wider tile.
     if capability >= (9, 0) and dtype == torch.int8:
         return _Tile(128, 256, 128, 8, 3, 128)
-    return _Tile(128, 128, 128, 8, 3, 256)
+    return _Tile(128, 128, 128, 8, 3, 128)
 
 
 def _sum_dtype(codes: Tensor) -> torch.dtype:
@@ -167,8 +173,10 @@ def _gemm(
     M,
     N,
     K,
-    stride_codes,
-    stride_weight,
+    stride_m,
+    stride_codes_k,
+    stride_n,
+    stride_weight_k,
     SPLITS: tl.constexpr,
     SUM: tl.constexpr,
     TILE_M: tl.constexpr,
@@ -183,9 +191,9 @@ def _gemm(
     steps = tl.cdiv(K, TILE_K)
     first, last = steps * split // SPLITS, steps * (split + 1) // SPLITS
 
-    k = first * TILE_K + tl.arange(0, TILE_K)
-    a = codes + m.to(tl.int64)[:, None] * stride_codes + k[None, :]
-    b = weight + n.to(tl.int64)[None, :] * stride_weight + k[:, None]
+    k = (first * TILE_K + tl.arange(0, TILE_K)).to(tl.int64)
+    a = codes + m.to(tl.int64)[:, None] * stride_m + (k * stride_codes_k)[None, :]
+    b = weight + n.to(tl.int64)[None, :] * stride_n + (k * stride_weight_k)[:, None]
     total = tl.zeros((TILE_M, TILE_N), SUM)
     for step in range(first, last):
         left = K - step * TILE_K
@@ -194,8 +202,8 @@ def _gemm(
         b_part = tl.load(b, mask=(n < N)[None, :] & (column < left)[:, None], other=0.0)
         # FP8 sums of a step are added up in float32: the tensor cores of sm_90 keep fewer bits of them.
         total = tl.dot(a_part, b_part, total, max_num_imprecise_acc=TILE_K, out_dtype=SUM)
-        a += TILE_K
-        b += TILE_K
+        a += TILE_K * stride_codes_k
+        b += TILE_K * stride_weight_k
 
     row, column = m[:, None], n[None, :]
     if SPLITS == 1:

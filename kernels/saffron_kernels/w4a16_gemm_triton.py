@@ -38,6 +38,7 @@ def w4a16_gemm(
 ) -> Tensor:
     """As the op of this name."""
     y = torch.empty(x.shape[0], scale.shape[0], dtype=x.dtype, device=x.device)
+    bias = None if bias is None else bias.contiguous()
     if y.numel():
         capability = torch.cuda.get_device_capability(x.device)
         for launch in w4a16_gemm_launches(x, W4A16Weight(codes, scale, zero), group_size, bias, y, capability):
@@ -54,6 +55,8 @@ def w4a16_gemm_launches(
     capability: tuple[int, int],
 ) -> list[Launch]:
     """Write y [M, N]: in one launch, or in two where several programs share a tile.
+
+    Bias and y are contiguous, and zero points lie as their scales do, as `repack_in_blocks` makes them.
 
     Raises:
         ValueError: the layout has no such groups.
@@ -79,7 +82,8 @@ def w4a16_gemm_launches(
         "K": K,
         "G": G,
         "group_size": group_size,
-        "stride_x": x.stride(0),
+        "stride_m": x.stride(0),
+        "stride_k": x.stride(1),
         "stride_n": weight.scale.stride(0),
         "stride_g": weight.scale.stride(1),
         "SPLITS": S,
@@ -140,7 +144,8 @@ def _gemm(
     K,
     G,
     group_size,
-    stride_x,
+    stride_m,
+    stride_k,
     stride_n,
     stride_g,
     SPLITS: tl.constexpr,
@@ -157,7 +162,7 @@ def _gemm(
 
     word = tl.arange(0, 16)
     w = codes + (first.to(tl.int64) * N + n)[:, None] * 16 + word[None, :]
-    a = x + m.to(tl.int64)[None, :] * stride_x + (first * 128 + word)[:, None]
+    a = x + m.to(tl.int64)[None, :] * stride_m + ((first * 128 + word).to(tl.int64) * stride_k)[:, None]
     channel = scale + n * stride_n
     total = tl.zeros((TILE_N, TILE_M), tl.float32)
     for block in range(first, last):
@@ -171,13 +176,13 @@ def _gemm(
                 if zero is not None:
                     z = tl.load(zero + n * stride_n + group * stride_g, mask=n < N, other=0.0)
                 products = tl.zeros((TILE_N, TILE_M), tl.float32)
-            x_part = tl.load(a + part * 16, mask=(column + word < K)[:, None] & (m < M)[None, :], other=0.0)
+            x_part = tl.load(a + part * 16 * stride_k, mask=(column + word < K)[:, None] & (m < M)[None, :], other=0.0)
             w_part = _unpack(words >> (4 * part), z, OPERAND)
             products = tl.dot(w_part, x_part.to(OPERAND), products, input_precision="ieee")
             if part % PER_GROUP == PER_GROUP - 1:
                 total += products * s[:, None]
         w += tl.cast(N, tl.int64) * 16
-        a += 128
+        a += 128 * stride_k
 
     row, column = m[None, :], n[:, None]
     if SPLITS == 1:
