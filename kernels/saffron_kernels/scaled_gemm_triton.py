@@ -17,7 +17,7 @@ from torch import Tensor
 
 from saffron_kernels.launch import Launch
 from saffron_kernels.problem import Problem, Unit
-from saffron_kernels.split_k_triton import SIZES, epilogue, finish_launch, splits
+from saffron_kernels.split_k_triton import SIZES, epilogue, finish_launch, splits, sum_problem
 
 FP8_CAPABILITY = (8, 9)
 """The first compute capability that multiplies FP8."""
@@ -30,6 +30,8 @@ _GROUP = 8
 
 @dataclass(frozen=True)
 class _Tile:
+    """What a program computes, and how: `programs` of them keep a card of 100 to 140 multiprocessors busy."""
+
     M: int
     N: int
     K: int
@@ -121,10 +123,6 @@ def _tile(M: int, dtype: torch.dtype, capability: tuple[int, int]) -> _Tile:
     return _Tile(128, 128, 128, 8, 3, 128)
 
 
-def _sum_dtype(codes: Tensor) -> torch.dtype:
-    return torch.int32 if codes.dtype == torch.int8 else torch.float32
-
-
 def scaled_gemm_problems(op: str, dtype: torch.dtype, unit: Unit) -> tuple[Problem, ...]:
     """Representative products of codes of a type, and the sum of the programs that share a tile."""
     products = tuple(
@@ -137,15 +135,8 @@ def scaled_gemm_problems(op: str, dtype: torch.dtype, unit: Unit) -> tuple[Probl
         )
         for M, N, K in SIZES
     )
-    M, N, K = SIZES[1]
-    S = 4
-    sums = Problem(
-        f"{op} {M}x{N}x{K} sum of {S}",
-        partial(_launch, dtype, (M, N, K), 1),
-        bytes=4 * S * M * N + 4 * (M + N) + 2 * M * N,
-        flops=S * M * N,
-        unit="fp32",
-    )
+    M, N, _ = SIZES[1]
+    sums = sum_problem(f"{op} {M}x{N}", partial(_launch, dtype, SIZES[1], 1), M, N, bytes_of_scales=4 * (M + N))
     return (*products, sums)
 
 
@@ -200,7 +191,8 @@ def _gemm(
         column = tl.arange(0, TILE_K)
         a_part = tl.load(a, mask=(m < M)[:, None] & (column < left)[None, :], other=0.0)
         b_part = tl.load(b, mask=(n < N)[None, :] & (column < left)[:, None], other=0.0)
-        # FP8 sums of a step are added up in float32: the tensor cores of sm_90 keep fewer bits of them.
+        # FP8 sums of a step are added up in float32: the tensor cores of sm_90 keep some 14 bits of them (arXiv
+        # 2412.19437, section 3.3.2).
         total = tl.dot(a_part, b_part, total, max_num_imprecise_acc=TILE_K, out_dtype=SUM)
         a += TILE_K * stride_codes_k
         b += TILE_K * stride_weight_k

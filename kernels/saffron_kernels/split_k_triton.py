@@ -4,14 +4,17 @@ Each writes its partial sum, and a second kernel adds them in their order. Atomi
 float sums would then depend on which program comes first: the same input would not always give the same bits.
 """
 
-# ruff: noqa: ANN001, ANN201, ANN202, PLR0917 - kernels are written in Triton's language: it has no types, and many parameters
+# ruff: noqa: ANN001, ANN201, ANN202, PLR0917 - kernels are written in Triton's language, which has no types
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
+
+from collections.abc import Callable
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from saffron_kernels.launch import Launch
+from saffron_kernels.problem import Problem
 
 _TILE_M, _TILE_N = 4, 256
 
@@ -58,6 +61,15 @@ def finish_launch(
     }
     # No fused operation: the product of int8 is equal bit by bit to what other devices compute.
     return Launch(_finish, (triton.cdiv(M, _TILE_M), triton.cdiv(N, _TILE_N)), arguments, fp_fusion=False)
+
+
+def sum_problem(
+    name: str, launch: Callable[[tuple[int, int]], Launch], M: int, N: int, bytes_of_scales: int
+) -> Problem:
+    """The sum, to bfloat16, of as many programs' as `launch` says for a card of compute capability 9.0."""
+    S = launch((9, 0)).arguments["SPLITS"]
+    bytes_moved = 4 * S * M * N + bytes_of_scales + 2 * M * N
+    return Problem(f"{name} sum of {S}", launch, bytes=bytes_moved, flops=S * M * N, unit="fp32")
 
 
 @triton.jit

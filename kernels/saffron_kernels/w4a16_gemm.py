@@ -153,6 +153,8 @@ def _check(x: Tensor, weight: W4A16Weight, group_size: int, bias: Tensor | None)
         raise ValueError(f"{G} groups of {group_size} columns do not make {K} columns, or {SLICE} does not divide them")
     if (weight.codes.dtype == torch.uint8) != (x.device.type == "cpu"):
         raise ValueError(f"these weights are laid out for another device than {x.device}: repack them there")
+    if weight.codes.dtype == torch.int32:
+        _require("codes", weight.codes, torch.int32, (-(-K // BLOCK), N, SLICE))
     if bias is not None and bias.shape != (N,):
         raise ValueError(f"bias must be {(N,)}, not {tuple(bias.shape)}")
 

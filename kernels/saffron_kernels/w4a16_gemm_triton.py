@@ -9,6 +9,7 @@ shift of the words is a slice in the order in which the tensor cores want it, an
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import triton
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from saffron_kernels.launch import Launch
 from saffron_kernels.problem import Problem
-from saffron_kernels.split_k_triton import SIZES, epilogue, finish_launch, splits
+from saffron_kernels.split_k_triton import SIZES, epilogue, finish_launch, splits, sum_problem
 from saffron_kernels.w4a16_gemm import BLOCK, SLICE, W4A16Weight
 
 _FEW_TOKENS, _SOME_TOKENS = 16, 64
@@ -26,6 +27,8 @@ _FEWEST_STEPS = 4
 
 @dataclass(frozen=True)
 class _Tile:
+    """What a program computes, and how: `programs` of them keep a card of 100 to 140 multiprocessors busy."""
+
     M: int
     N: int
     warps: int
@@ -64,7 +67,7 @@ def w4a16_gemm_launches(
     (M, K), (N, G) = x.shape, weight.scale.shape
     if BLOCK % group_size and group_size % BLOCK and group_size != K:
         raise ValueError(f"groups of {group_size} columns neither divide {BLOCK} nor are made of {BLOCK}")
-    tile = _tile(M, group_size, capability)
+    tile = _tile(M, group_size, x.dtype, capability)
     grid = triton.cdiv(N, tile.N), triton.cdiv(M, tile.M)
     S = splits(grid[0] * grid[1], tile.programs, triton.cdiv(K, BLOCK), _FEWEST_STEPS)
     sums = torch.empty(S, M, N, dtype=torch.float32, device=x.device) if S > 1 else None
@@ -99,8 +102,9 @@ def w4a16_gemm_launches(
 _OPERANDS = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32}
 
 
-def _tile(M: int, group_size: int, capability: tuple[int, int]) -> _Tile:
-    if M <= _FEW_TOKENS:
+def _tile(M: int, group_size: int, dtype: torch.dtype, capability: tuple[int, int]) -> _Tile:
+    # No tensor core multiplies float32 exactly, and other cores have no registers for a larger tile.
+    if M <= _FEW_TOKENS or dtype == torch.float32:
         return _Tile(16, 64, 4, 4, 512)
     if M <= _SOME_TOKENS:
         return _Tile(64, 64, 4, 4, 512)
@@ -108,27 +112,6 @@ def _tile(M: int, group_size: int, capability: tuple[int, int]) -> _Tile:
     if capability >= (9, 0) and group_size < BLOCK:
         return _Tile(64, 128, 8, 3, 256)
     return _Tile(128, 128, 8, 3, 128)
-
-
-def _problem(M: int, N: int, K: int, group_size: int) -> Problem:
-    def launch(capability: tuple[int, int]) -> Launch:
-        def empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-            return torch.empty(*shape, dtype=dtype, device="meta")
-
-        codes = empty(K // BLOCK, N, SLICE, dtype=torch.int32)
-        weight = W4A16Weight(codes, empty(K // group_size, N).T, None)
-        return w4a16_gemm_launches(empty(M, K), weight, group_size, None, empty(M, N), capability)[0]
-
-    return Problem(
-        f"w4a16_gemm {M}x{N}x{K} g{group_size}",
-        launch,
-        bytes=N * K // 2 + 2 * (N * K // group_size + M * K + M * N),
-        flops=2 * M * N * K,
-        unit="fp16_tensor",
-    )
-
-
-PROBLEMS = (*(_problem(*size, BLOCK) for size in SIZES), *(_problem(*size, 32) for size in (SIZES[1], SIZES[-1])))
 
 
 @triton.jit
@@ -208,3 +191,43 @@ def _unpack(words, zero, OPERAND: tl.constexpr):
     if zero is not None:
         offset += zero.to(OPERAND)[:, None]
     return value - offset
+
+
+def _launch(
+    size: tuple[int, int, int], group_size: int, which: int, capability: tuple[int, int], *, symmetric: bool
+) -> Launch:
+    """The product in bfloat16 without bias, or the sum after it."""
+    M, N, K = size
+
+    def empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+        return torch.empty(*shape, dtype=dtype, device="meta")
+
+    scale = empty(K // group_size, N).T
+    zero = None if symmetric else empty(K // group_size, N).T
+    weight = W4A16Weight(empty(K // BLOCK, N, SLICE, dtype=torch.int32), scale, zero)
+    return w4a16_gemm_launches(empty(M, K), weight, group_size, None, empty(M, N), capability)[which]
+
+
+def _problem(size: tuple[int, int, int], group_size: int, *, symmetric: bool) -> Problem:
+    M, N, K = size
+    parameters = (1 if symmetric else 2) * N * K // group_size
+    return Problem(
+        f"w4a16_gemm {M}x{N}x{K} g{group_size}{'' if symmetric else ' asymmetric'}",
+        partial(_launch, size, group_size, 0, symmetric=symmetric),
+        bytes=N * K // 2 + 2 * (parameters + M * K + M * N),
+        flops=2 * M * N * K,
+        unit="fp16_tensor",
+    )
+
+
+_FEW = SIZES[1]
+PROBLEMS = (
+    *(_problem(size, BLOCK, symmetric=True) for size in SIZES),
+    *(_problem(size, 32, symmetric=False) for size in (_FEW, SIZES[-1])),
+    sum_problem(
+        f"w4a16_gemm {_FEW[0]}x{_FEW[1]}",
+        partial(_launch, _FEW, BLOCK, 1, symmetric=True),
+        *_FEW[:2],
+        bytes_of_scales=0,
+    ),
+)

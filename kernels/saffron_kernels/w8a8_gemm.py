@@ -7,6 +7,9 @@ order written, so every device gives the same bits (LLM.int8(), arXiv 2208.07339
 import torch
 from torch import Tensor
 
+_LARGEST_K = 131_072
+"""128 · 127 times as many stay below 2^31."""
+
 
 def w8a8_gemm(
     codes: Tensor,
@@ -63,6 +66,8 @@ def _check(codes: Tensor, scale: Tensor, weight: Tensor, weight_scale: Tensor, b
     for name, tensor, dtype, shape in expected:
         if tensor.dtype != dtype or tensor.shape != shape:
             raise ValueError(f"{name} must be {dtype} {shape}, not {tensor.dtype} {tuple(tensor.shape)}")
+    if K > _LARGEST_K:
+        raise ValueError(f"sums of {K} products may leave int32; {_LARGEST_K} are the most")
     if bias is not None and bias.shape != (N,):
         raise ValueError(f"bias must be {(N,)}, not {tuple(bias.shape)}")
 

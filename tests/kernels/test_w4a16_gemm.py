@@ -175,6 +175,14 @@ def test_weights_of_another_device_s_layout_are_refused():
         w4a16_gemm(tokens(1, 32, torch.float32), repack_in_blocks(packed, scale, None, 32), 32)
 
 
+def test_codes_of_another_shape_than_the_scales_are_refused():
+    """On the meta device, which the layout of a card is for, too."""
+    _, _, _, (packed, scale, _) = weights(2, 64, 32, torch.float32)
+    codes = repack_in_blocks(packed, scale, None, 64).codes[:, :1].to("meta")
+    with pytest.raises(ValueError, match=r"codes must be torch.int32 \(1, 2, 16\), not torch.int32 \(1, 1, 16\)"):
+        w4a16_gemm(torch.empty(1, 64, device="meta"), W4A16Weight(codes, scale.to("meta"), None), 32)
+
+
 @pytest.mark.parametrize(
     ("group_size", "bias", "message"),
     [

@@ -118,6 +118,12 @@ def test_what_does_not_fit_is_refused(place, wrong, message):
         w8a8_gemm(*arguments, out_dtype=torch.float32)
 
 
+def test_more_columns_than_int32_has_room_for_are_refused():
+    arguments = [tensor.to("meta") for tensor in inputs(1, 1, 131_073)]
+    with pytest.raises(ValueError, match="sums of 131073 products may leave int32; 131072 are the most"):
+        w8a8_gemm(*arguments, out_dtype=torch.float32)
+
+
 def test_torch_finds_nothing_wrong_with_the_op():
     for bias in (True, False):
         arguments = inputs(2, 3, 4, bias=bias)
