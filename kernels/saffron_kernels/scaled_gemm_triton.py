@@ -1,6 +1,7 @@
 """Products of 8-bit codes with a scale per token and per output channel on a card: `w8a8_gemm` and `fp8_gemm`.
 
-The tensor cores multiply the codes as they are; scales and bias come in once, at the end.
+The tensor cores multiply the codes as they are; scales and bias come in once, at the end. The weights are the left
+operand, yᵀ = W · xᵀ, because the tensor cores of sm_90 want 64 rows on the left, which few tokens have not.
 """
 
 # ruff: noqa: ANN001, ANN202, PLR0917 - kernels are written in Triton's language: it has no types, and many parameters
@@ -116,7 +117,7 @@ def _tile(M: int, dtype: torch.dtype, capability: tuple[int, int]) -> _Tile:
     if M <= _FEW_TOKENS:
         return _Tile(16, 64, 256, 4, 4, 512)
     if M <= _SOME_TOKENS:
-        return _Tile(64, 64, 128, 4, 4, 512)
+        return _Tile(64, 128, 128, 8, 3, 256)
     # FP8 on sm_90 keeps the sum of a step beside the whole one, which leaves no registers for a wider tile.
     if capability >= (9, 0) and dtype == torch.int8:
         return _Tile(128, 256, 128, 8, 3, 128)
@@ -183,21 +184,20 @@ def _gemm(
     first, last = steps * split // SPLITS, steps * (split + 1) // SPLITS
 
     k = (first * TILE_K + tl.arange(0, TILE_K)).to(tl.int64)
-    a = codes + m.to(tl.int64)[:, None] * stride_m + (k * stride_codes_k)[None, :]
-    b = weight + n.to(tl.int64)[None, :] * stride_n + (k * stride_weight_k)[:, None]
-    total = tl.zeros((TILE_M, TILE_N), SUM)
+    w = weight + n.to(tl.int64)[:, None] * stride_n + (k * stride_weight_k)[None, :]
+    x = codes + m.to(tl.int64)[None, :] * stride_m + (k * stride_codes_k)[:, None]
+    total = tl.zeros((TILE_N, TILE_M), SUM)
     for step in range(first, last):
-        left = K - step * TILE_K
-        column = tl.arange(0, TILE_K)
-        a_part = tl.load(a, mask=(m < M)[:, None] & (column < left)[None, :], other=0.0)
-        b_part = tl.load(b, mask=(n < N)[None, :] & (column < left)[:, None], other=0.0)
+        inside = tl.arange(0, TILE_K) < K - step * TILE_K
+        w_part = tl.load(w, mask=(n < N)[:, None] & inside[None, :], other=0.0)
+        x_part = tl.load(x, mask=inside[:, None] & (m < M)[None, :], other=0.0)
         # FP8 sums of a step are added up in float32: the tensor cores of sm_90 keep some 14 bits of them (arXiv
         # 2412.19437, section 3.3.2).
-        total = tl.dot(a_part, b_part, total, max_num_imprecise_acc=TILE_K, out_dtype=SUM)
-        a += TILE_K * stride_codes_k
-        b += TILE_K * stride_weight_k
+        total = tl.dot(w_part, x_part, total, max_num_imprecise_acc=TILE_K, out_dtype=SUM)
+        w += TILE_K * stride_weight_k
+        x += TILE_K * stride_codes_k
 
-    row, column = m[:, None], n[None, :]
+    row, column = m[None, :], n[:, None]
     if SPLITS == 1:
         total = epilogue(total.to(tl.float32), scale, weight_scale, bias, row, column, M, N)
     y += split.to(tl.int64) * M * N
