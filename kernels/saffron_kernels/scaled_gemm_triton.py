@@ -80,8 +80,8 @@ def scaled_gemm_launches(
     integer = codes.dtype == torch.int8
     if not integer and capability < FP8_CAPABILITY:
         raise NotImplementedError(
-            f"a card of compute capability {capability[0]}.{capability[1]} has no FP8, which there is from 8.9 on: "
-            "dequantize the weights and multiply in bfloat16, or choose another scheme"
+            f"compute capability {capability[0]}.{capability[1]} has no FP8, 8.9 is the first: "
+            "dequantize the weights and multiply in bfloat16"
         )
     tile = _tile(M, codes.dtype, capability)
     tiles = triton.cdiv(M, tile.M) * triton.cdiv(N, tile.N)
