@@ -31,9 +31,16 @@ class Launch:
 
     def run(self) -> None:
         """Start it on the device where its tensors are, or in Triton's interpreter."""
-        self.kernel[self.grid](
+        self.kernel[self.grid](**self._keywords())
+
+    def compile(self) -> Any:  # noqa: ANN401 - Triton's CompiledKernel
+        """Compile it for the device of Triton's active driver, specialised as `run` has it, and start nothing."""
+        return self.kernel.warmup(grid=self.grid, **self._keywords())
+
+    def _keywords(self) -> dict[str, Any]:
+        return {
             **self.arguments,
-            num_warps=self.num_warps,
-            num_stages=self.num_stages,
-            enable_fp_fusion=self.fp_fusion,
-        )
+            "num_warps": self.num_warps,
+            "num_stages": self.num_stages,
+            "enable_fp_fusion": self.fp_fusion,
+        }

@@ -19,7 +19,8 @@ class Problem:
 
     Attributes:
         name: the op and its size, "gptq_block 4096x128" for one.
-        launch: makes the launch from tensors of the meta device for a card of that compute capability, (8, 0) for one.
+        launch: makes the launch from tensors of the meta device for a card of that compute capability, (8, 0) for one;
+            raises NotImplementedError where such a card lacks what the kernel needs.
         bytes: bytes that memory must move at the least: each input read once, each output written once.
         flops: operations that must be done at the least, a product and its sum counted as two.
         unit: what does them.
@@ -30,3 +31,8 @@ class Problem:
     bytes: int
     flops: int
     unit: Unit
+
+    @property
+    def op(self) -> str:
+        """The name's first word."""
+        return self.name.split()[0]
