@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 from saffron_kernels import roofline
 from saffron_kernels.binary import Binary, compile_launch
@@ -42,26 +43,48 @@ By Triton {version}. No kernel spills a register, which is checked too.
 {predicted}"""
 
 
-def compile_problem(name: str) -> dict[str, Binary | str]:
-    """One problem by architecture: compiled, or why such a card can't run it."""
+class Compiled(NamedTuple):
+    """What became of problems.
+
+    Attributes:
+        table: what compiled, and what a card can't run.
+        failures: a sentence for each kernel that did not compile.
+    """
+
+    table: dict[str, dict[str, Binary | str]]
+    failures: list[str]
+
+
+def compile_problem(name: str) -> Compiled:
+    """Compile one problem for every architecture."""
     problem = problems()[name]
     row: dict[str, Binary | str] = {}
+    failures: list[str] = []
     for capability in MULTIPROCESSORS:
+        arch = architecture(capability)
         try:
             launch = problem.launch(capability)
         except NotImplementedError as reason:
-            row[architecture(capability)] = str(reason)
+            row[arch] = str(reason)
             continue
-        row[architecture(capability)] = compile_launch(launch, capability)
-    return row
+        try:
+            row[arch] = compile_launch(launch, capability)
+        except Exception as error:  # noqa: BLE001 - one that does not compile hides no other
+            failures.append(f"{name}, {arch}: does not compile: {type(error).__name__}: {error}")
+    return Compiled({name: row}, failures)
 
 
-def compile_all(names: Sequence[str], processes: int = _PROCESSES) -> dict[str, dict[str, Binary | str]]:
-    """All of these problems, in several processes at once."""
+def compile_all(names: Sequence[str], processes: int = _PROCESSES) -> Compiled:
+    """Compile all of these problems, several at once."""
     # Started afresh, not forked: the threads of torch do not live on in a fork.
     context = multiprocessing.get_context("spawn")
+    table: dict[str, dict[str, Binary | str]] = {}
+    failures: list[str] = []
     with ProcessPoolExecutor(processes, context) as pool:
-        return dict(zip(names, pool.map(compile_problem, names), strict=True))
+        for compiled in pool.map(compile_problem, names):
+            table |= compiled.table
+            failures += compiled.failures
+    return Compiled(table, failures)
 
 
 def markdown(table: Table) -> str:
@@ -123,9 +146,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--only prints; what is checked in is of all ops")
     started = time.perf_counter()
     of = {name: problem for name, problem in problems().items() if options.only in {None, problem.op}}
-    table = compile_all(list(of))
+    table, failures = compile_all(list(of))
     binaries = sum(isinstance(entry, Binary) for row in table.values() for entry in row.values())
     took = f"{binaries} binaries of {len(table)} problems in {time.perf_counter() - started:.1f} s"
+    if failures:
+        sys.stderr.write("\n".join(failures) + "\n")
+        return 1
     if options.write:
         for path, text in generated(table, of).items():
             (options.repository / path).write_text(text, encoding="utf-8")

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import triton
 from triton.backends.compiler import GPUTarget
@@ -60,7 +61,26 @@ class Binary:
 
 
 def compile_launch(launch: Launch, capability: Capability) -> Binary:
-    """Compile a launch, made with tensors of the meta device, for a card of that compute capability.
+    """Compile a launch, made with tensors of the meta device, for a card of that compute capability, and read its code.
+
+    Raises:
+        RuntimeError: Triton's interpreter is on in this process, so that there is nothing to compile.
+    """
+    compiled = compile_absent(launch, capability)
+    cubin = compiled.asm["cubin"]
+    registers, stack = _resources(cubin)
+    return Binary(
+        programs=math.prod(launch.grid),
+        warps=compiled.metadata.num_warps,
+        registers=registers,
+        stack=stack,
+        shared=compiled.metadata.shared,
+        instructions=count_instructions(_run_tool("nvdisasm", "-c", code=cubin)),
+    )
+
+
+def compile_absent(launch: Launch, capability: Capability) -> Any:  # noqa: ANN401 - Triton's CompiledKernel
+    """Compile a launch for a card of that compute capability, whether or not there is one.
 
     Raises:
         RuntimeError: Triton's interpreter is on in this process, so that there is nothing to compile.
@@ -68,16 +88,7 @@ def compile_launch(launch: Launch, capability: Capability) -> Binary:
     if triton.knobs.runtime.interpret:
         raise RuntimeError("TRITON_INTERPRET is set in this process: kernels are interpreted here, never compiled")
     with _driver_of(capability):
-        compiled = launch.compile()
-    registers, stack = _resources(compiled.asm["cubin"])
-    return Binary(
-        programs=math.prod(launch.grid),
-        warps=compiled.metadata.num_warps,
-        registers=registers,
-        stack=stack,
-        shared=compiled.metadata.shared,
-        instructions=count_instructions(_run_tool("nvdisasm", "-c", code=compiled.asm["cubin"])),
-    )
+        return launch.compile()
 
 
 def count_instructions(assembly: str) -> dict[str, int]:

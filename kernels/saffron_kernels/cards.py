@@ -39,6 +39,8 @@ class Card:
         multiprocessors: how many it has.
         bandwidth: bytes a second to and from its memory.
         peaks: operations a second by what does them, a product and its sum counted as two.
+        driver_names: what the driver's name of such a card holds: "NVIDIA H100 80GB HBM3" is an SXM, "NVIDIA H100 PCIe"
+            another card.
     """
 
     name: str
@@ -46,6 +48,11 @@ class Card:
     multiprocessors: int
     bandwidth: float
     peaks: Mapping[Unit, float]
+    driver_names: tuple[str, ...]
+
+    def matches(self, name: str) -> bool:
+        """Whether it is a card of this driver's name."""
+        return all(part in name for part in self.driver_names)
 
 
 MULTIPROCESSORS: Mapping[Capability, Multiprocessor] = {
@@ -54,14 +61,23 @@ MULTIPROCESSORS: Mapping[Capability, Multiprocessor] = {
     (9, 0): Multiprocessor(warps=64, blocks=32, shared=228 * 1024, shared_per_block=227 * 1024),
 }
 
-A100 = Card("A100 80GB SXM", (8, 0), 108, 2.039e12, {"fp32": 19.5e12, "fp16_tensor": 312e12, "int8_tensor": 624e12})
+A100 = Card(
+    "A100 80GB SXM",
+    (8, 0),
+    108,
+    2.039e12,
+    {"fp32": 19.5e12, "fp16_tensor": 312e12, "int8_tensor": 624e12},
+    driver_names=("A100-SXM4", "80GB"),
+)
 H100 = Card(
     "H100 SXM",
     (9, 0),
     132,
     3.35e12,
     {"fp32": 66.9e12, "fp16_tensor": 989.4e12, "int8_tensor": 1978.9e12, "fp8_tensor": 1978.9e12},
+    driver_names=("H100 80GB HBM3",),
 )
+CARDS = (A100, H100)
 
 
 def architecture(capability: Capability) -> str:

@@ -5,8 +5,11 @@ device do as well) and returns a `Launch`. What runs on a card is thereby what w
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import torch
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -44,3 +47,22 @@ class Launch:
             "num_stages": self.num_stages,
             "enable_fp_fusion": self.fp_fusion,
         }
+
+
+def with_tensors_on(device: torch.device, launch: Launch) -> Launch:
+    """The same launch with tensors of a device in the place of those of the meta device.
+
+    Floating numbers are random, int8 is random in -8..7. All else is 0: it may say where to read and write.
+    """
+    arguments = {
+        name: _filled(value, device) if isinstance(value, Tensor) and value.is_meta else value
+        for name, value in launch.arguments.items()
+    }
+    return replace(launch, arguments=arguments)
+
+
+def _filled(meta: Tensor, device: torch.device) -> Tensor:
+    tensor = torch.empty_strided(meta.shape, meta.stride(), dtype=meta.dtype, device=device)
+    if meta.dtype.is_floating_point:
+        return tensor.copy_(torch.randn(meta.shape, device=device))
+    return tensor.random_(-8, 8) if meta.dtype == torch.int8 else tensor.zero_()

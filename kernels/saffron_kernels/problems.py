@@ -10,7 +10,7 @@ _SUFFIX = "_triton"
 
 
 def problems() -> dict[str, Problem]:
-    """The problems of every `<stem>_triton` module by their names; modules and problems in their order.
+    """The problems of every stem's `<stem>_triton` module by their names, stem by stem.
 
     Raises:
         ValueError: two problems have one name, or a module lists none.
@@ -28,6 +28,9 @@ def problems() -> dict[str, Problem]:
 
 
 def stems() -> list[str]:
-    """The ops that have a Triton kernel, by their stems."""
-    modules = (module.name for module in pkgutil.iter_modules(saffron_kernels.__path__))
-    return sorted(name.removesuffix(_SUFFIX) for name in modules if name.endswith(_SUFFIX))
+    """The stems of ops that have a Triton kernel: those with a `<stem>` and a `<stem>_triton` module.
+
+    A `_triton` module without the other holds what kernels share.
+    """
+    modules = {module.name for module in pkgutil.iter_modules(saffron_kernels.__path__)}
+    return sorted(name for name in modules if name + _SUFFIX in modules)

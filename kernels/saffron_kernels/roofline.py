@@ -15,11 +15,10 @@ from typing import NamedTuple
 
 from saffron_kernels.binary import Binary
 from saffron_kernels.budget import Table, read_recorded
-from saffron_kernels.cards import A100, H100, MULTIPROCESSORS, Capability, Card, architecture
+from saffron_kernels.cards import CARDS, MULTIPROCESSORS, Capability, Card, architecture
 from saffron_kernels.problem import Problem
 from saffron_kernels.problems import problems
 
-CARDS = (A100, H100)
 TITLE = "Predicted from data sheets and compiled code; nothing here was measured."
 
 _WARP = 32
