@@ -7,7 +7,7 @@ BIN := .venv/bin
 SYNCED := .venv/.synced
 SOURCES := crds operator quantizer kernels dev tests benchmarks
 
-.PHONY: help demo test test-tasks lint e2e engines bench generate clean
+.PHONY: help demo test test-tasks lint kernels e2e engines bench gpu generate clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ lint: $(SYNCED) ## Format, lint, types, import contract, generated files
 	$(BIN)/lint-imports
 	$(BIN)/python -m saffron_api.generate --check
 
+kernels: $(SYNCED) ## The Triton kernels compiled for cards that aren't there, and compared with what is recorded
+	TRITON_CACHE_DIR=$(CURDIR)/.cache/triton $(BIN)/python -m saffron_kernels.aot --check
+
 e2e: $(SYNCED) ## The demo's flow with the operator killed five times, and bad input, on a real cluster
 	$(BIN)/python -m pytest -m cluster -o addopts="--import-mode=importlib --strict-markers -ra" tests/dev tests/e2e
 
@@ -37,6 +40,10 @@ engines: $(SYNCED) ## A tiny model of every architecture in vLLM, in a virtual e
 
 bench: $(SYNCED) ## Side by side with llm-compressor: perplexity, time, peak memory
 	$(BIN)/python benchmarks/peers.py
+
+gpu: $(SYNCED) ## On a machine with a CUDA card: each kernel against its reference, then its time beside cuBLAS and peers
+	$(BIN)/python -m pytest -m gpu -o addopts="--import-mode=importlib --strict-markers -ra" tests/gpu
+	$(BIN)/python benchmarks/gpu.py
 
 generate: $(SYNCED) ## Write what is generated from the types: the CRD and its reference
 	$(BIN)/python -m saffron_api.generate

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +69,14 @@ def compile_launch(launch: Launch, capability: Capability) -> Binary:
     """
     compiled = compile_absent(launch, capability)
     cubin = compiled.asm["cubin"]
-    registers, stack = _resources(cubin)
+    registers, stack, instructions = _read(cubin)
     return Binary(
         programs=math.prod(launch.grid),
         warps=compiled.metadata.num_warps,
         registers=registers,
         stack=stack,
         shared=compiled.metadata.shared,
-        instructions=count_instructions(_run_tool("nvdisasm", "-c", code=cubin)),
+        instructions=instructions,
     )
 
 
@@ -130,13 +131,14 @@ def _driver_of(capability: Capability) -> Iterator[None]:
         driver._active = before  # noqa: SLF001
 
 
-def _resources(cubin: bytes) -> tuple[int, int]:
-    """Registers of a thread, and bytes of its stack."""
+@cache
+def _read(cubin: bytes) -> tuple[int, int, Mapping[str, int]]:
+    """Registers of a thread, bytes of its stack, and the instructions."""
     text = _run_tool("cuobjdump", "--dump-resource-usage", code=cubin)
     found = re.findall(r"REG:(\d+) STACK:(\d+)", text)
     if len(found) != 1:
         raise RuntimeError(f"cuobjdump tells of {len(found)} functions where there is one:\n{text}")
-    return int(found[0][0]), int(found[0][1])
+    return int(found[0][0]), int(found[0][1]), count_instructions(_run_tool("nvdisasm", "-c", code=cubin))
 
 
 def _run_tool(tool: str, option: str, *, code: bytes) -> str:

@@ -116,6 +116,22 @@ def test_figures_of_another_triton_are_not_compared(repository):
     assert sentence.startswith("kernels/saffron_kernels/aot.json is of Triton 3.4.0, but ")
 
 
+def test_what_a_card_lacks_is_told_apart_from_what_does_not_compile(monkeypatch):
+    def launch(capability):
+        if capability < (8, 9):
+            raise NotImplementedError("FP8 needs compute capability 8.9")
+        return Launch(None, (1,), {})
+
+    problem = Problem("fp8_gemm 16x4096", launch, 1, 1, "fp8_tensor")
+    monkeypatch.setattr(aot, "problems", lambda: {problem.name: problem, **OF})
+    # In this process kernels are interpreted, so that none compiles.
+    why = "does not compile: RuntimeError: TRITON_INTERPRET is set in this process: kernels are interpreted here, "
+    assert aot.compile_op("fp8_gemm") == (
+        {"fp8_gemm 16x4096": {"sm_80": "FP8 needs compute capability 8.9"}},
+        [f"fp8_gemm 16x4096, {arch}: {why}never compiled" for arch in ("sm_89", "sm_90")],
+    )
+
+
 def test_the_table_says_why_a_card_can_not_run_a_kernel():
     assert markdown({NAME: {"sm_80": "FP8 needs compute capability 8.9", "sm_90": GOOD}}) == (
         "| problem | architecture | programs | warps | registers | shared, bytes | instructions |\n"
