@@ -3,7 +3,7 @@
 Shapes are odd, since that is where tiles end. Everything is made on the CPU, where the reference runs.
 """
 
-import importlib
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -317,7 +317,7 @@ def _shape(M: int, N: int, K: int, dtype: torch.dtype) -> str:
     return f"{M}x{N}x{K} {str(dtype).removeprefix('torch.')}"
 
 
-CASES = [
+_ALL = [
     *hessian_cases(),
     *gptq_block_cases(),
     *scale_search_cases(),
@@ -329,3 +329,5 @@ CASES = [
     *fp8_gemm_cases(),
     *w4a16_gemm_cases(),
 ]
+CASES = [case for case in _ALL if importlib.util.find_spec(f"saffron_kernels.{case.stem}_triton")]
+"""Those of ops that have a kernel for cards."""

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from gpucases import CASES, Case
+from gpucases import CASES, Case, normal
 
 from saffron_kernels.problems import stems
 
@@ -17,16 +17,30 @@ def test_every_kernel_has_cases_for_cards():
 
 
 def test_a_wrong_result_is_told():
-    case = next(case for case in CASES if case.stem == "gptq_block")
-
-    def wrong(module, *arguments):
-        result = case.run(module, *arguments)
-        error = result.error.clone()
-        error[0, 0, 0] = torch.nan
-        return result._replace(codes=result.codes.short(), error=error)
-
-    spoilt = Case(case.stem, case.name, case.make, wrong, case.reference)
-    assert spoilt.differences(torch.device("cpu")) == [
-        "result 0: torch.int16 [1, 257, 128] instead of torch.int8 [1, 257, 128]",
-        "result 2: 1 of 32896 differ, by up to nan where 0 is allowed",
+    case = Case(
+        "problem",
+        "made up",
+        lambda: (normal(3, 4), 2.0),
+        lambda _, x, factor: (x * factor, (x * factor).half(), x[:2], torch.where(x == x.max(), torch.nan, x)),
+        lambda _, x, factor: (x * factor, x * factor, x, x),
+    )
+    assert case.differences(torch.device("cpu")) == [
+        "result 1: torch.float16 [3, 4] instead of torch.float32 [3, 4]",
+        "result 2: torch.float32 [2, 4] instead of torch.float32 [3, 4]",
+        "result 3: 1 of 12 differ, by up to nan where 0 is allowed",
     ]
+
+
+@pytest.mark.parametrize(
+    ("tolerance", "told"), [(0.01, []), (0.0099, ["1 of 2 differ, by up to 1 where 0.99 is allowed"])]
+)
+def test_a_tolerance_is_a_part_of_the_largest_magnitude(tolerance: float, told: list[str]):
+    case = Case(
+        "problem",
+        "made up",
+        lambda: (torch.tensor([1.0, -100.0]),),
+        lambda _, x: x + torch.tensor([1.0, 0.0]),
+        lambda _, x: x,
+        tolerance,
+    )
+    assert case.differences(torch.device("cpu")) == [f"result 0: {sentence}" for sentence in told]
