@@ -1,7 +1,7 @@
 import pytest
 
 from saffron_kernels.binary import Binary
-from saffron_kernels.cards import A100, H100
+from saffron_kernels.cards import A100, CARDS, H100
 from saffron_kernels.launch import Launch
 from saffron_kernels.problem import Problem
 from saffron_kernels.roofline import Occupancy, markdown, occupancy, predict, predictions
@@ -76,6 +76,20 @@ def test_the_busiest_multiprocessor_is_waited_for(programs, slower):
 
 def test_nothing_is_predicted_for_arithmetic_that_a_card_does_not_have():
     assert predict(problem(unit="fp8_tensor"), A100, binary()) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "card"),
+    [
+        ("NVIDIA H100 80GB HBM3", H100),
+        ("NVIDIA A100-SXM4-80GB", A100),
+        ("NVIDIA A100-SXM4-40GB", None),
+        ("NVIDIA H100 PCIe", None),
+        ("NVIDIA L4", None),
+    ],
+)
+def test_a_data_sheet_is_held_against_no_other_card(name, card):
+    assert [each for each in CARDS if each.matches(name)] == ([] if card is None else [card])
 
 
 def test_the_table_has_a_row_for_each_card_that_can_run_a_problem():
