@@ -19,8 +19,7 @@ _TENSOR_CORES: Mapping[Unit, frozenset[str]] = {
     "fp32": frozenset(),
     "fp16_tensor": frozenset({"HMMA", "HGMMA"}),
     "int8_tensor": frozenset({"IMMA", "IGMMA"}),
-    # compute capability 9.0 has no mma.sync of FP8: tiles of fewer than 64 rows are multiplied in float16 there.
-    "fp8_tensor": frozenset({"QMMA", "QGMMA", "HMMA"}),
+    "fp8_tensor": frozenset({"QMMA", "QGMMA"}),
 }
 _SPILLS = frozenset({"LDL", "STL"})
 _INNOCENT = frozenset({"all", "LDG", "STG"})
