@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from saffron_api.candidate import CandidateSpec, KvCache, QuantizationFormat, Scheme
 from saffron_api.failures import FailureReason, StageError
+from saffron_kernels.quantize_pack import Layout, pack
 from saffron_quantizer.checkpoint.formats.compressed_tensors import COMPRESSED_TENSORS
-from saffron_quantizer.checkpoint.formats.packing import pack, unpack
 from saffron_quantizer.checkpoint.formats.registry import FORMATS, quantization_of
 from saffron_quantizer.checkpoint.reader import CheckpointReader
 from saffron_quantizer.models import int8_linear
@@ -41,22 +41,9 @@ def codes_of(rows, columns, seed, bits):
 @pytest.mark.parametrize("bits", [4, 8])
 @settings(deadline=None)
 @given(shape=CODES)
-def test_packing_is_undone_by_unpacking(shape, bits):
-    codes = codes_of(*shape, bits)
-    assert torch.equal(unpack(pack(codes, bits), codes.shape[1], bits), codes)
-
-
-@pytest.mark.parametrize("bits", [4, 8])
-@settings(deadline=None)
-@given(shape=CODES)
 def test_packing_equals_compressed_tensors(shape, bits):
     codes = codes_of(*shape, bits)
-    assert torch.equal(pack(codes, bits), pack_to_int32(codes, bits))
-
-
-def test_the_first_code_is_in_the_lowest_bits_and_8_is_added():
-    codes = torch.tensor([[-8, -7, 0, 7, -8, -8, -8, 7]], dtype=torch.int8)
-    assert pack(codes, 4).tolist() == [[0xF000F810 - (1 << 32)]]
+    assert torch.equal(pack(codes, bits, Layout.COMPRESSED_TENSORS), pack_to_int32(codes, bits))
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ The variant is e4m3fn, which engines and checkpoints use: no infinity, and 448 i
 import torch
 from torch import Tensor
 
+from saffron_kernels.quantize_pack import quantize_fp8
 from saffron_quantizer.algorithms.quantized import Quantized
 
 LARGEST = torch.finfo(torch.float8_e4m3fn).max
@@ -40,4 +41,4 @@ def fp8(W: Tensor) -> Quantized:
         Codes [R, C] float8_e4m3fn and scales [R, 1] float32.
     """
     scale = fp8_scale(W.abs().amax(dim=1, keepdim=True))
-    return Quantized(to_fp8(W.float() / scale), scale)
+    return Quantized(quantize_fp8(W, scale), scale)

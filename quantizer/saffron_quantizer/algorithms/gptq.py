@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from saffron_kernels.gptq_block import GptqBlock, gptq_block
+from saffron_kernels.scale_search import Scales
 from saffron_quantizer.algorithms.quantized import Grid, Quantized
-from saffron_quantizer.algorithms.scales import LEAST_SQUARES, MIN_MAX, Scales, Search, find_scales
+from saffron_quantizer.algorithms.scales import LEAST_SQUARES, MIN_MAX, Search, find_scales
 
 DAMPINGS = (0.01, 0.03, 0.1, 0.3, 1.0)
 """Shares of the diagonal's mean that are added to it: the first that makes the Hessian positive definite is taken."""

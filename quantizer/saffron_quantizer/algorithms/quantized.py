@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from saffron_kernels.dequantize import dequantize
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -38,7 +40,7 @@ class Quantized:
     """A quantized weight matrix: each weight is (code - zero) · scale.
 
     Attributes:
-        codes: [R, C] int8.
+        codes: [R, C] int8, or float8_e4m3fn.
         scale: [R, G] in its stored type.
         zero: [R, G] int8 zero points in codes; None where they are 0.
     """
@@ -49,11 +51,7 @@ class Quantized:
 
     def dequantize(self) -> Tensor:
         """The weights, [R, C], rounded to the scale's type as engines do."""
-        rows, columns = self.codes.shape
-        codes = self.codes.float().reshape(rows, self.scale.shape[1], -1)  # [R, G, g]
-        if self.zero is not None:
-            codes -= self.zero.float()[:, :, None]
-        return (codes * self.scale.float()[:, :, None]).reshape(rows, columns).to(self.scale.dtype)
+        return dequantize(self.codes, self.scale, self.zero, self.codes.shape[1])
 
     def split(self, rows: list[int]) -> list["Quantized"]:
         """The matrix cut into matrices of so many rows each."""

@@ -1,8 +1,6 @@
 """AutoAWQ's layout for its "gemm" kernel: 4-bit codes and zero points, packed along the output.
 
-Word c of a row holds the codes of the outputs 8c .. 8c + 7, but not in their order: `_ORDER` says which is in which
-place, the lowest bits first (AutoAWQ, `awq/utils/packing_utils.py`). Zero points are always stored; where all are 8,
-the weights are symmetric. Scales are float16 whatever the model's type.
+Zero points are always stored; where all are 8, the weights are symmetric. Scales are float16 whatever the model's type.
 """
 
 from collections.abc import Mapping
@@ -12,16 +10,15 @@ import torch
 from torch import Tensor
 
 from saffron_api.candidate import GROUP_SIZES, KvCache, Scheme
+from saffron_kernels.dequantize import unpack
+from saffron_kernels.quantize_pack import Layout, pack
 from saffron_quantizer.algorithms.quantized import Quantized
 from saffron_quantizer.checkpoint.formats.format import Format, Read, Recognized, mismatch, not_ours
-from saffron_quantizer.checkpoint.formats.packing import pack, unpack
 from saffron_quantizer.precision import Precision
 
 _METHOD = "awq"
 _BITS = 4
 _PER_WORD = 8
-_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
-_INVERSE = (0, 4, 1, 5, 2, 6, 3, 7)
 
 
 def _module(weight: str) -> str:
@@ -34,8 +31,8 @@ def _stored(weight: str, quantized: Quantized, precision: Precision) -> dict[str
     zero = torch.zeros(scale.shape, dtype=torch.int8) if quantized.zero is None else quantized.zero
     name = _module(weight)
     return {
-        f"{name}.qweight": pack(_reordered(codes.T, _ORDER), _BITS),  # [I, O / 8]
-        f"{name}.qzeros": pack(_reordered(zero.T, _ORDER), _BITS),  # [G, O / 8]
+        f"{name}.qweight": pack(codes, _BITS, Layout.AUTOAWQ),  # [I, O / 8]
+        f"{name}.qzeros": pack(zero, _BITS, Layout.AUTOAWQ),  # [G, O / 8]
         f"{name}.scales": scale.T.contiguous(),  # [G, O]
     }
 
@@ -47,13 +44,9 @@ def _restored(weight: str, precision: Precision, read: Read) -> Quantized:
     groups = precision.groups(columns)
     if zeros.shape != (groups, rows // _PER_WORD) or scale.shape != (groups, rows):
         raise mismatch(weight)
-    codes, zero = (_reordered(unpack(each, rows, _BITS), _INVERSE).T.contiguous() for each in (packed, zeros))
+    codes = unpack(packed, (rows, columns), _BITS, Layout.AUTOAWQ)
+    zero = unpack(zeros, (rows, groups), _BITS, Layout.AUTOAWQ)
     return Quantized(codes, scale.T.contiguous(), zero if bool(zero.any()) else None)
-
-
-def _reordered(codes: Tensor, order: tuple[int, ...]) -> Tensor:
-    """[N, O] with each eight neighbours in another order."""
-    return codes.reshape(len(codes), -1, _PER_WORD)[:, :, order].reshape(codes.shape)
 
 
 def _stored_bytes(precision: Precision, rows: int, columns: int, model: torch.dtype) -> int:

@@ -5,6 +5,7 @@ int8 codes as they are. FP8 is `float-quantized`: e4m3 codes as they are. Engine
 where only weights are rounded, else in float32.
 """
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor
 
 from saffron_api.candidate import GROUP_SIZES, KvCache, Scheme
+from saffron_kernels.dequantize import unpack
+from saffron_kernels.quantize_pack import Layout, pack, packed_shape
 from saffron_quantizer.algorithms.quantized import Quantized
 from saffron_quantizer.checkpoint.formats.format import (
     Format,
@@ -24,7 +27,6 @@ from saffron_quantizer.checkpoint.formats.format import (
     not_ours,
     with_merged,
 )
-from saffron_quantizer.checkpoint.formats.packing import pack, unpack, words
 from saffron_quantizer.precision import Activations, Precision
 
 _METHOD = "compressed-tensors"
@@ -52,7 +54,7 @@ _LAYOUT_OF: dict[Scheme, _Layout] = {
 def _stored(weight: str, quantized: Quantized, precision: Precision) -> dict[str, Tensor]:
     if _LAYOUT_OF[precision.scheme] is _Layout.PACK_QUANTIZED:
         return {
-            f"{weight}_packed": pack(quantized.codes, precision.bits),
+            f"{weight}_packed": pack(quantized.codes, precision.bits, Layout.COMPRESSED_TENSORS),
             f"{weight}_scale": quantized.scale,
             f"{weight}_shape": torch.tensor(quantized.codes.shape, dtype=torch.int64),
         }
@@ -63,11 +65,14 @@ def _restored(weight: str, precision: Precision, read: Read) -> Quantized:
     scale = read(f"{weight}_scale")  # [O, G]
     if _LAYOUT_OF[precision.scheme] is _Layout.PACK_QUANTIZED:
         rows, columns = read(f"{weight}_shape").tolist()
-        codes = unpack(read(f"{weight}_packed"), columns, precision.bits)
+        packed = read(f"{weight}_packed")
+        if packed.shape != packed_shape(Layout.COMPRESSED_TENSORS, precision.bits, rows, columns):
+            raise mismatch(weight)
+        codes = unpack(packed, (rows, columns), precision.bits, Layout.COMPRESSED_TENSORS)
     else:
         codes = read(weight)
         rows, columns = codes.shape
-    if codes.shape != (rows, columns) or scale.shape != (rows, precision.groups(columns)):
+    if scale.shape != (rows, precision.groups(columns)):
         raise mismatch(weight)
     return Quantized(codes, scale)
 
@@ -79,7 +84,8 @@ def _scale_dtype(precision: Precision, model: torch.dtype) -> torch.dtype:
 def _stored_bytes(precision: Precision, rows: int, columns: int, model: torch.dtype) -> int:
     scales = rows * precision.groups(columns) * _scale_dtype(precision, model).itemsize
     if _LAYOUT_OF[precision.scheme] is _Layout.PACK_QUANTIZED:
-        return rows * words(columns, precision.bits) * torch.int32.itemsize + scales + 2 * torch.int64.itemsize
+        words = math.prod(packed_shape(Layout.COMPRESSED_TENSORS, precision.bits, rows, columns))
+        return words * torch.int32.itemsize + scales + 2 * torch.int64.itemsize
     return rows * columns + scales
 
 

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from saffron_api.candidate import GROUP_SIZES, KvCache, Scheme
+from saffron_kernels.dequantize import unpack
+from saffron_kernels.quantize_pack import Layout, pack
 from saffron_quantizer.algorithms.quantized import Quantized
 from saffron_quantizer.checkpoint.formats.format import Format, Read, Recognized, mismatch, not_ours, with_merged
-from saffron_quantizer.checkpoint.formats.packing import pack, unpack
 from saffron_quantizer.precision import Precision
 
 _METHOD = "gptq"
@@ -36,7 +37,7 @@ def _stored(weight: str, quantized: Quantized, precision: Precision) -> dict[str
     groups = quantized.scale.shape[1]
     name = _module(weight)
     return {
-        f"{name}.qweight": pack(quantized.codes, _BITS).T.contiguous(),  # [I / 8, O]
+        f"{name}.qweight": pack(quantized.codes, _BITS, Layout.GPTQ),  # [I / 8, O]
         f"{name}.qzeros": torch.full((groups, rows // _PER_WORD), _SYMMETRIC_ZEROS, dtype=torch.int32),
         f"{name}.scales": quantized.scale.T.contiguous(),  # [G, O]
         f"{name}.g_idx": _groups_of_columns(precision, columns),
@@ -54,7 +55,7 @@ def _restored(weight: str, precision: Precision, read: Read) -> Quantized:
         raise mismatch(weight)
     if not bool((zeros == _SYMMETRIC_ZEROS).all()):
         raise mismatch(weight)
-    return Quantized(unpack(packed.T, columns, _BITS), scale.T.contiguous())
+    return Quantized(unpack(packed, (rows, columns), _BITS, Layout.GPTQ), scale.T.contiguous())
 
 
 def _groups_of_columns(precision: Precision, columns: int) -> Tensor:

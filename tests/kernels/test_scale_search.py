@@ -1,0 +1,180 @@
+"""Reference, compiled loop and Triton kernel find the same scales, bit by bit, and those are the best of their grid."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from saffron_kernels.scale_search import EXPONENTS, scale_search, scale_search_reference
+
+FACTORS = (1.0, 0.9, 0.8, 0.7, 1.1, 0.75, 0.85, 0.95, 1.05)
+"""More than a program takes side by side, and not in order."""
+
+
+def weights(rows, columns, seed=0, dtype=torch.float32):
+    """Rows of very different sizes, the last of them 0."""
+    W = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)) * 4.0 ** -torch.arange(rows)[:, None]
+    W[rows - 1] *= rows == 1
+    return W.to(dtype)
+
+
+def importance_of(columns, seed=1):
+    return torch.rand(columns, generator=torch.Generator().manual_seed(seed)).square()
+
+
+def in_triton(W, factors, importance, *, bits, group_size, scale_dtype, symmetric, exponent):
+    """Scales and zero points by the Triton kernel, in the interpreter."""
+    from saffron_kernels.scale_search_triton import scale_search_launch  # noqa: PLC0415 - only what tests it needs it
+
+    scale = torch.full((len(W), W.shape[1] // (group_size or W.shape[1])), torch.nan, dtype=scale_dtype)
+    zero = torch.full(scale.shape, 99, dtype=torch.int8)
+    scale_search_launch(
+        W, torch.tensor(factors), importance, scale, zero, bits=bits, symmetric=symmetric, exponent=exponent
+    ).run()
+    return scale, None if symmetric else zero
+
+
+def assert_equal(found, expected):
+    assert torch.equal(found[0], expected[0])
+    assert found[0].dtype == expected[0].dtype
+    assert (found[1] is None) == (expected[1] is None)
+    if expected[1] is not None:
+        assert torch.equal(found[1], expected[1])
+        assert found[1].dtype == expected[1].dtype
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    shape=st.tuples(st.integers(1, 70), st.integers(1, 4), st.integers(1, 37)),
+    whole_rows=st.booleans(),
+    bits=st.sampled_from([4, 8]),
+    dtypes=st.tuples(*[st.sampled_from([torch.float32, torch.bfloat16, torch.float16])] * 2),
+    symmetric=st.booleans(),
+    weighed=st.booleans(),
+    exponent=st.sampled_from(EXPONENTS),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_the_compiled_loop_finds_the_references_scales(
+    *, shape, whole_rows, bits, dtypes, symmetric, weighed, exponent, seed
+):
+    rows, groups, size = shape
+    W = weights(rows, groups * size, seed, dtypes[0])
+    before = W.clone()
+    given_too = {"bits": bits, "group_size": None if whole_rows else size, "scale_dtype": dtypes[1]}
+    given_too |= {"symmetric": symmetric, "exponent": exponent}
+    importance = importance_of(groups * size) if weighed else None
+    found = scale_search(W, FACTORS, importance, **given_too)
+    assert_equal(found, scale_search_reference(W, FACTORS, importance, **given_too))
+    assert torch.equal(W, before)
+
+
+@pytest.mark.parametrize("columns", [256, 300], ids=["whole chunks", "and a part of one"])
+def test_long_groups_are_summed_in_chunks(columns):
+    W, importance = weights(3, columns), importance_of(columns)
+    given_too = {"bits": 4, "group_size": None, "scale_dtype": torch.float32}
+    assert_equal(
+        scale_search(W, FACTORS, importance, **given_too), scale_search_reference(W, FACTORS, importance, **given_too)
+    )
+
+
+TRITON = [
+    # rows, columns, group size, bits, type of the weights, of the scales, symmetric, weighed, exponent
+    (3, 32, 16, 4, torch.bfloat16, torch.bfloat16, True, True, 2.0),
+    (5, 14, 7, 4, torch.float32, torch.bfloat16, False, False, 2.0),
+    (9, 10, 5, 4, torch.float16, torch.float16, False, True, 4.0),
+    (2, 35, None, 8, torch.float32, torch.float32, True, False, 2.5),
+    (1, 131, None, 4, torch.bfloat16, torch.float16, False, True, 2.0),
+]
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "size", "bits", "dtype", "scale_dtype", "symmetric", "weighed", "exponent"), TRITON
+)
+def test_the_triton_kernel_finds_the_references_scales(  # noqa: PLR0917 - columns of a table
+    rows, columns, size, bits, dtype, scale_dtype, symmetric, weighed, exponent
+):
+    W, importance = weights(rows, columns, dtype=dtype), importance_of(columns) if weighed else None
+    given_too = {"bits": bits, "group_size": size, "scale_dtype": scale_dtype}
+    given_too |= {"symmetric": symmetric, "exponent": exponent}
+    factors = FACTORS if columns < 100 else FACTORS[:3]
+    expected = scale_search_reference(W, factors, importance, **given_too)
+    assert_equal(in_triton(W, factors, importance, **given_too), expected)
+    turned = W.T.contiguous().T
+    assert_equal(in_triton(turned, factors, importance, **given_too), expected)
+
+
+def slow_error(w, importance, factor, *, symmetric, exponent):
+    """The error of one group with one factor, from its definition, in Python's numbers."""
+    low, high = (-max(map(abs, w)), max(map(abs, w))) if symmetric else (min(*w, 0.0), max(*w, 0.0))
+    scale = (high - low) / 15 * factor
+    zero = 0 if symmetric else min(max(round(-8 - low * factor / scale), -8), 7)
+    codes = [min(max(round(each / scale) + zero, -8), 7) for each in w]
+    errors = (abs((code - zero) * scale - each) for code, each in zip(codes, w, strict=True))
+    return scale, zero, math.fsum(part * error**exponent for part, error in zip(importance, errors, strict=True))
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("exponent", EXPONENTS)
+def test_the_reference_is_the_definition(exponent, symmetric):
+    W, importance = weights(4, 24, seed=3)[:3], importance_of(24)
+    found = scale_search_reference(
+        W, FACTORS, importance, bits=4, group_size=8, scale_dtype=torch.float32, symmetric=symmetric, exponent=exponent
+    )
+    for row in range(3):
+        for group in range(3):
+            part = slice(group * 8, group * 8 + 8)
+            tried = [
+                slow_error(
+                    W[row, part].tolist(), importance[part].tolist(), factor, symmetric=symmetric, exponent=exponent
+                )
+                for factor in FACTORS
+            ]
+            scale, zero, _ = min(tried, key=lambda each: each[2])
+            assert float(found.scale[row, group]) == pytest.approx(scale, rel=1e-6)
+            assert symmetric or int(found.zero[row, group]) == zero
+
+
+def test_of_equal_errors_the_first_factor_wins():
+    W = weights(3, 32, seed=2)[:2]
+    given_too = {"bits": 4, "group_size": 16, "scale_dtype": torch.float32}
+    dead = torch.zeros(32)
+    for search in (scale_search, scale_search_reference, in_triton):
+        extra = {"symmetric": True, "exponent": 2.0} if search is in_triton else {}
+        found = search(W, (0.9, 1.0), dead, **given_too, **extra)[0]
+        assert torch.equal(found, scale_search_reference(W, (0.9,), **given_too).scale)
+
+
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")  # the interpreter's numpy
+def test_a_scale_that_overflows_its_type_is_not_taken_where_another_does_not():
+    W = torch.full((1, 16), 65504.0 * 7.5 * 1.05)
+    given_too = {"bits": 4, "group_size": None, "scale_dtype": torch.float16}
+    for search in (scale_search, scale_search_reference, in_triton):
+        extra = {"symmetric": True, "exponent": 2.0} if search is in_triton else {}
+        assert search(W, (1.0, 0.9), None, **given_too, **extra)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_the_number_of_threads_changes_no_bit(threads):
+    W, before = weights(7, 64), torch.get_num_threads()
+    given_too = {"bits": 4, "group_size": 32, "scale_dtype": torch.bfloat16, "symmetric": False}
+    torch.set_num_threads(threads)
+    try:
+        assert_equal(scale_search(W, FACTORS, **given_too), scale_search_reference(W, FACTORS, **given_too))
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_what_can_not_be_searched_is_refused():
+    with pytest.raises(ValueError, match="groups of 32 do not divide 48 columns"):
+        scale_search(torch.ones(2, 48), (1.0,), bits=4, group_size=32, scale_dtype=torch.float32)
+    with pytest.raises(ValueError, match=r"an exponent of 2\.4 is none of"):
+        scale_search(torch.ones(2, 48), (1.0,), bits=4, group_size=None, scale_dtype=torch.float32, exponent=2.4)
+
+
+def test_the_operator_is_registered_as_torch_wants_it():
+    from saffron_kernels.scale_search import _scale_search  # noqa: PLC0415 - a part that only this test looks at
+
+    arguments = (weights(4, 32), [1.0, 0.9], importance_of(32), 4, 16, torch.bfloat16, False, 2.0)
+    torch.library.opcheck(_scale_search, arguments)
