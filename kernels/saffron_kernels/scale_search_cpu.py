@@ -61,6 +61,7 @@ def _best_of_rows(  # noqa: PLR0917 - numba compiles positional parameters only
     tile = np.zeros((CHUNK, _ROWS), np.float32)
     errors = np.zeros((factors, _ROWS), np.float32)
     s, z = np.ones(_ROWS, np.float32), np.zeros(_ROWS, np.float32)
+    least, found, total = np.zeros(_ROWS, np.float32), np.zeros(_ROWS, np.int32), np.zeros(_ROWS, np.float32)
     for group in range(groups):
         for first in range(begin, end, _ROWS):
             count = min(_ROWS, end - first)
@@ -70,25 +71,33 @@ def _best_of_rows(  # noqa: PLR0917 - numba compiles positional parameters only
                 _turn(W[first : first + count, group, column : column + width], tile)
                 weights = importance[group * size + column : group * size + column + width]
                 for factor in range(factors):
-                    s[:count] = scale[factor, group, first : first + count]
-                    z[:count] = zero[factor, group, first : first + count]
-                    _add_errors(tile, weights, s, z, low, high, exponent, errors[factor])
+                    for row in range(count):
+                        s[row] = scale[factor, group, first + row]
+                        z[row] = zero[factor, group, first + row]
+                    _add_errors(tile, weights, s, z, low, high, exponent, total, errors[factor])
+            least[:] = np.inf
+            found[:] = 0
+            for factor in range(factors):
+                for row in range(_ROWS):
+                    better = errors[factor, row] < least[row]
+                    least[row] = errors[factor, row] if better else least[row]
+                    found[row] = factor if better else found[row]
             for row in range(count):
-                least, found = np.float32(np.inf), 0
-                for factor in range(factors):
-                    if errors[factor, row] < least:
-                        least, found = errors[factor, row], factor
-                best[group, first + row] = found
+                best[group, first + row] = found[row]
 
 
 def _turn_on_its_side(part: _Array, tile: _Array) -> None:
     """Transpose [rows, columns] into the corner of a tile."""
     rows, columns = part.shape
-    for left in range(0, columns, _BLOCK):
-        for top in range(0, rows, _BLOCK):
-            for column in range(left, min(left + _BLOCK, columns)):
-                for row in range(top, min(top + _BLOCK, rows)):
+    for left in range(0, columns - columns % _BLOCK, _BLOCK):
+        for top in range(0, rows - rows % _BLOCK, _BLOCK):
+            for column in range(left, left + _BLOCK):
+                for row in range(top, top + _BLOCK):
                     tile[column, row] = part[row, column]
+    for column in range(columns):
+        # What the blocks left over.
+        for row in range(0 if column >= columns - columns % _BLOCK else rows - rows % _BLOCK, rows):
+            tile[column, row] = part[row, column]
 
 
 def _add_chunk(  # noqa: PLR0917 - as above
@@ -99,10 +108,12 @@ def _add_chunk(  # noqa: PLR0917 - as above
     low: np.float32,
     high: np.float32,
     exponent: float,
+    total: _Array,
     errors: _Array,
 ) -> None:
-    """Add a chunk's errors with one candidate a row to `errors`, [rows]; numba makes a loop for each exponent."""
-    total = np.zeros(_ROWS, np.float32)
+    """Add a chunk's errors with one candidate a row to `errors`, [rows]; `total` is room for them."""
+    for row in range(_ROWS):
+        total[row] = 0
     for column in range(len(importance)):
         weight = importance[column]
         for row in range(_ROWS):
@@ -116,7 +127,8 @@ def _add_chunk(  # noqa: PLR0917 - as above
             elif exponent != 2.0:  # noqa: PLR2004 - as above
                 power *= np.sqrt(abs(error))
             total[row] += power * weight
-    errors += total
+    for row in range(_ROWS):
+        errors[row] += total[row]
 
 
 # fastmath stays off: it would let the compiler round otherwise than the reference.
