@@ -1,5 +1,6 @@
 """`awq_loss` on a card: a program rounds its rows group by group and multiplies each with a tile of the Hessian."""
-# Kernels are written in Triton's own language, which knows no annotations.
+
+# ruff: noqa: ANN001, ANN201, ANN202, PLR0917, SIM108 - kernels are written in Triton's language, which has no types
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
 
 import torch

@@ -1,5 +1,6 @@
 """Unpacking on a card: a program spreads a tile of words over the codes' places in a third dimension."""
-# Kernels are written in Triton's own language, which knows no annotations.
+
+# ruff: noqa: ANN001, ANN201, PLR0917 - kernels are written in Triton's language, which has no types
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
 
 import torch

@@ -15,6 +15,8 @@ from saffron_kernels.threads import over_rows
 _Array = npt.NDArray[Any]
 _AT_ONCE = 1 << 22
 """Weights that are turned into float32 at once."""
+_WORK = 1 << 20
+"""Weights that are worth a thread."""
 
 
 def quantize_pack(W: Tensor, scale: Tensor, zero: Tensor | None, bits: int, layout: Layout) -> Tensor:
@@ -38,7 +40,7 @@ def _quantize(W: Tensor, scale: Tensor, zero: Tensor, codes: Tensor, bits: int) 
         own = slice(begin, end)
         _rounded(grouped[own], s[own], z[own], low, high, into[own])
 
-    over_rows(len(W), part)
+    over_rows(len(W), part, least=_WORK // max(1, W.shape[1]))
 
 
 def pack(codes: Tensor, bits: int, layout: Layout) -> Tensor:
@@ -68,7 +70,11 @@ def _packed_across(codes: Tensor, bits: int, order: list[int]) -> Tensor:
     words = torch.empty(rows * bits // WORD, columns, dtype=torch.int32)
     inputs, outputs = codes.contiguous().reshape(len(words), -1, columns).numpy(), words.numpy()
     places = np.array(order)
-    over_rows(len(words), lambda begin, end: _packed(inputs[begin:end], places, bits, outputs[begin:end]))
+    over_rows(
+        len(words),
+        lambda begin, end: _packed(inputs[begin:end], places, bits, outputs[begin:end]),
+        least=_WORK // max(1, codes.shape[1]),
+    )
     return words
 
 

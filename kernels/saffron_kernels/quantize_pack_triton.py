@@ -1,5 +1,6 @@
 """Rounding and packing on a card: a program makes a tile of words, each from neighbours in a third dimension."""
-# Kernels are written in Triton's own language, which knows no annotations.
+
+# ruff: noqa: ANN001, ANN201, PLR0917, SIM108 - kernels are written in Triton's language, which has no types
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
 
 from typing import Any

@@ -1,5 +1,6 @@
 """Rounding that is the same on every card and in Triton's interpreter, which casts to bfloat16 by cutting off."""
-# Kernels are written in Triton's own language, which knows no annotations.
+
+# ruff: noqa: ANN001, ANN201, PLR0124, PLR2004 - kernels are written in Triton's language, which has no types
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
 
 import triton

@@ -14,6 +14,8 @@ from saffron_kernels.threads import over_rows
 _Array = npt.NDArray[Any]
 _ROWS = 64
 """Rows that are done at once."""
+_WORK = 1 << 21
+"""Weights times candidates that are worth a thread."""
 _BLOCK = 16
 """Rows and columns that are turned on their side at once, so that few lines of the cache are in use."""
 
@@ -39,7 +41,11 @@ def best_candidates(
     inputs = (grouped.contiguous().numpy(), weights.float().contiguous().numpy(), scale, zero)
     outputs = best.numpy()
     lowest, highest = np.float32(low), np.float32(high)
-    over_rows(rows, lambda begin, end: _best(*inputs, lowest, highest, exponent, outputs, begin, end))
+    over_rows(
+        rows,
+        lambda begin, end: _best(*inputs, lowest, highest, exponent, outputs, begin, end),
+        least=_WORK // max(1, groups * size * len(scale)),
+    )
     return best.T
 
 

@@ -1,5 +1,6 @@
 """The search for scales on a card: a program holds the error of several groups' candidates in registers."""
-# Kernels are written in Triton's own language, which knows no annotations.
+
+# ruff: noqa: ANN001, ANN201, ANN202, PLR0124, PLR0917, PLR2004, SIM108 - kernels are written in Triton's language, which has no types
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
 
 import torch

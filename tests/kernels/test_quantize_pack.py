@@ -104,6 +104,19 @@ def test_more_words_than_one_program_makes():
         assert torch.equal(in_triton(W, scale, zero, 4, layout), quantize_pack_reference(W, scale, zero, 4, layout))
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_number_of_threads_changes_no_word(threads):
+    # So many rows that each thread has its share of the work.
+    W, scale, zero = problem(32768, 96, 3, symmetric=False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        words = quantize_pack(W, scale, zero, 4, Layout.AUTOAWQ)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(words, quantize_pack_reference(W, scale, zero, 4, Layout.AUTOAWQ))
+
+
 def test_codes_are_the_nearest_and_halves_are_even():
     W = torch.tensor([[-9.0, -2.5, -1.5, -0.5, 0.5, 1.5, 2.5, 9.0]]) * 0.25
     scale, zero = torch.full((1, 1), 0.25), torch.full((1, 1), 2, dtype=torch.int8)

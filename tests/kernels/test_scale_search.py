@@ -1,5 +1,6 @@
 """Reference, compiled loop and Triton kernel find the same scales, bit by bit, and those are the best of their grid."""
 
+import dataclasses
 import math
 
 import pytest
@@ -105,6 +106,18 @@ def test_the_triton_kernel_finds_the_references_scales(  # noqa: PLR0917 - colum
     assert_equal(in_triton(turned, factors, importance, **given_too), expected)
 
 
+def test_programs_for_many_groups_find_the_same_scales():
+    from saffron_kernels.scale_search_triton import scale_search_launch  # noqa: PLC0415 - only what tests it needs it
+
+    W = weights(7, 40)
+    scale, zero = torch.full((7, 5), torch.nan), torch.full((7, 5), 99, dtype=torch.int8)
+    launch = scale_search_launch(W, torch.tensor(FACTORS), None, scale, zero, bits=4, symmetric=False, exponent=2.0)
+    # What is launched where there are more groups than a test could go through.
+    dataclasses.replace(launch, grid=(2,), arguments={**launch.arguments, "GROUPS": 32}).run()
+    expected = scale_search_reference(W, FACTORS, bits=4, group_size=8, scale_dtype=torch.float32, symmetric=False)
+    assert_equal((scale, zero), expected)
+
+
 def slow_error(w, importance, factor, *, symmetric, exponent):
     """The error of one group with one factor, from its definition, in Python's numbers."""
     low, high = (-max(map(abs, w)), max(map(abs, w))) if symmetric else (min(*w, 0.0), max(*w, 0.0))
@@ -157,7 +170,8 @@ def test_a_scale_that_overflows_its_type_is_not_taken_where_another_does_not():
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_the_number_of_threads_changes_no_bit(threads):
-    W, before = weights(7, 64), torch.get_num_threads()
+    # So many rows that each thread has its share of the work.
+    W, before = weights(9, 64).repeat(4000, 1), torch.get_num_threads()
     given_too = {"bits": 4, "group_size": 32, "scale_dtype": torch.bfloat16, "symmetric": False}
     torch.set_num_threads(threads)
     try:
