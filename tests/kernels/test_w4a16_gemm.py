@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from saffron_kernels.quantize_pack import Layout, pack_reference
 from saffron_kernels.w4a16_gemm import (
     W4A16Weight,
     repack_in_blocks,
@@ -13,7 +14,6 @@ from saffron_kernels.w4a16_gemm import (
     w4a16_gemm_reference,
 )
 from saffron_kernels.w4a16_gemm_triton import w4a16_gemm_launches
-from saffron_quantizer.checkpoint.formats.packing import pack
 
 A100, H100 = (8, 0), (9, 0)
 GROUPS = [16, 32, 64, 128]
@@ -27,14 +27,19 @@ OF_THE_LARGEST = {
 }
 
 
+def packed(codes):
+    """Codes of 4 bits as compressed-tensors stores them."""
+    return pack_reference(codes, 4, Layout.COMPRESSED_TENSORS)
+
+
 def weights(N, K, group_size, dtype, *, symmetric=True, seed=0):
     """Codes and zero points [N, ..] int8, scales, and the three as a checkpoint has them."""
     generator = torch.Generator().manual_seed(seed)
     codes = torch.randint(-8, 8, (N, K), generator=generator, dtype=torch.int8)
     scale = (torch.rand(N, K // group_size, generator=generator) + 0.1).to(dtype)
     zero = None if symmetric else torch.randint(-8, 8, scale.shape, generator=generator, dtype=torch.int8)
-    packed_zero = None if zero is None else pack(zero.T, 4).T
-    return codes, scale, zero, (pack(codes, 4), scale, packed_zero)
+    packed_zero = None if zero is None else packed(zero.T).T
+    return codes, scale, zero, (packed(codes), scale, packed_zero)
 
 
 def tokens(M, K, dtype, seed=0):
@@ -70,7 +75,7 @@ def test_a_worked_example(multiply):
     """
     codes = (torch.arange(32) % 16 - 8).to(torch.int8)[None]
     zero = torch.full((1, 2), -1, dtype=torch.int8)
-    stored = (pack(codes, 4), torch.tensor([[1.0, 2.0]]), pack(zero.T, 4).T)
+    stored = (packed(codes), torch.tensor([[1.0, 2.0]]), packed(zero.T).T)
     x = torch.zeros(1, 32)
     x[0, 3], x[0, 20] = 1, 10
     assert multiply(x, stored, 16, torch.tensor([0.5])).tolist() == [[-63.5]]

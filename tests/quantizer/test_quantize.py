@@ -107,10 +107,13 @@ def test_the_manifest_tells_what_was_learnt_of_each_linear(tiny_model, tmp_path,
         measured, damping, dead, orders, search = told
         for linear in linears.values():
             error, order = linear.pop("relative_error"), linear.pop("act_order")
+            channels = linear.pop("largest_channel_ratio")
             assert linear == {"damping": damping, "dead_columns": dead, "scale_search": search, "all_tokens": False}
             assert (order in orders) if orders else order is None
             # Random weights of 4 bits: an error of some hundredths at most, and never none.
             assert (0 < error < 0.05) if measured else error is None
+            # Nothing is known of the inputs of a method that reads none.
+            assert (channels >= 1) if measured or search == "Hessian" else channels is None
 
 
 def test_a_store_names_the_checkpoint_by_its_digest_and_keeps_no_partial_work(tiny_model, tmp_path):
