@@ -1,0 +1,92 @@
+"""Compiled loops on the threads of torch.
+
+Torch keeps a pool of OpenMP threads. A second pool beside it would have more threads than there are processors, and
+Python's own takes longer to wake than a small product takes. So a loop is compiled to a C function, and
+`GOMP_parallel`, which every OpenMP runtime has for code that GCC compiled, starts it in torch's threads.
+"""
+
+# numba and llvmlite have no types for mypy.
+# ruff: noqa: ANN401
+
+import ctypes
+import warnings
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import numba
+import torch
+from llvmlite import ir
+from numba.extending import intrinsic
+
+ARGUMENTS = 32
+"""Integers of 64 bits that a loop is given: the next item, the number of items, then what the caller gave."""
+ITEM, ITEMS, FIRST = 0, 1, 2
+
+
+_Arguments = ctypes.c_int64 * ARGUMENTS
+
+
+class Loop(NamedTuple):
+    """A compiled loop.
+
+    Attributes:
+        function: it, for Python to call.
+        address: it, for OpenMP to call.
+        owner: what keeps its machine code.
+    """
+
+    function: Callable[[int], None]
+    address: int
+    owner: Any
+
+
+def compile_loop(body: Callable[[Any], None]) -> Loop:
+    """Compile a loop for `run`. Numba keeps the machine code in its cache folder.
+
+    Args:
+        body: given the address of the arguments. Each thread runs it once, and it takes items (`take`) until none are
+            left.
+    """
+    # fastmath stays off: it would let the compiler round otherwise than the reference.
+    compiled = numba.cfunc(numba.types.void(numba.types.voidptr), cache=True)(body)
+    return Loop(compiled.ctypes, compiled.address, compiled)
+
+
+def run(loop: Loop, items: int, *arguments: int) -> None:
+    """Do all items of a compiled loop in torch's threads.
+
+    Args:
+        loop: from `compile_loop`.
+        items: how many there are.
+        arguments: addresses and numbers; the loop finds them from `FIRST` on.
+    """
+    data = _Arguments(0, items, *arguments)
+    threads = min(torch.get_num_threads(), items)
+    if threads > 1 and (start := _gomp_parallel()) is not None:
+        start(loop.address, ctypes.addressof(data), threads, 0)
+    else:
+        loop.function(ctypes.addressof(data))
+
+
+@cache
+def _gomp_parallel() -> Any:
+    try:
+        function = ctypes.CDLL(None).GOMP_parallel
+    except AttributeError:
+        warnings.warn("torch's OpenMP has no GOMP_parallel, so compiled loops run in one thread", stacklevel=4)
+        return None
+    function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+    function.restype = None
+    return function
+
+
+@intrinsic
+def take(_: Any, arguments: Any) -> Any:
+    """The number of the next item, which no other thread gets. Beyond `ITEMS`: all are taken."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
+        counter = context.make_array(signature.args[0])(context, builder, values[0]).data
+        return builder.atomic_rmw("add", counter, ir.Constant(ir.IntType(64), 1), "monotonic")
+
+    return numba.types.int64(arguments), codegen

@@ -1,0 +1,52 @@
+"""Every item is done, once, by however many threads."""
+
+import numpy as np
+import pytest
+import torch
+from numba import carray
+
+from saffron_kernels import openmp
+from saffron_kernels.compiled_floats import pointer
+from saffron_kernels.openmp import FIRST, ITEMS, take
+
+
+def count(data):
+    """Add the given number to the place of each item."""
+    a = carray(data, (openmp.ARGUMENTS,), np.int64)
+    places = carray(pointer(a[FIRST]), (a[ITEMS],), np.int64)
+    item = take(a)
+    while item < a[ITEMS]:
+        places[item] += a[FIRST + 1]
+        item = take(a)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("items", [0, 1, 3, 1000])
+def test_every_item_is_done_once(items, threads):
+    loop, places = openmp.compile_loop(count), torch.zeros(items, dtype=torch.int64)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        openmp.run(loop, items, places.data_ptr(), 7)
+    finally:
+        torch.set_num_threads(before)
+    assert places.tolist() == [7] * items
+
+
+def test_without_the_function_of_openmp_one_thread_does_all_and_it_is_said(monkeypatch):
+    class NoSymbols:
+        def __init__(self, name):
+            pass
+
+    monkeypatch.setattr(openmp.ctypes, "CDLL", NoSymbols)
+    openmp._gomp_parallel.cache_clear()
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    places = torch.zeros(5, dtype=torch.int64)
+    try:
+        with pytest.warns(UserWarning, match="GOMP_parallel, so compiled loops run in one thread"):
+            openmp.run(openmp.compile_loop(count), 5, places.data_ptr(), 1)
+    finally:
+        torch.set_num_threads(before)
+        openmp._gomp_parallel.cache_clear()
+    assert places.tolist() == [1] * 5
