@@ -1,0 +1,129 @@
+"""Each way of the CPU sums exactly, so that no bit differs from the reference, and one that does not is found out."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from saffron_kernels import w8a8_gemm_cpu
+from saffron_kernels.int8_blocks import avx2_gemm, vnni_gemm
+from saffron_kernels.processor import features
+from saffron_kernels.w8a8_gemm import w8a8_gemm, w8a8_gemm_reference
+from saffron_kernels.w8a8_gemm_cpu import exact_way, float32_gemm, int_mm_gemm, is_exact, ways
+
+WAYS = [
+    float32_gemm,
+    *([vnni_gemm] if "avx512vnni" in features() else []),
+    *([avx2_gemm] if features() >= {"avx2", "f16c"} else []),
+]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def problem(M, N, K, seed=0, *, with_bias=False):
+    generator = torch.Generator().manual_seed(seed)
+    codes, weight = (torch.randint(-128, 128, (rows, K), generator=generator, dtype=torch.int8) for rows in (M, N))
+    scale, weight_scale = (torch.rand(rows, 1, generator=generator) / 100 for rows in (M, N))
+    return codes, scale, weight, weight_scale, torch.randn(N, generator=generator) if with_bias else None
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.sampled_from(WAYS),
+    st.integers(1, 20),
+    st.integers(1, 110),
+    st.integers(1, 300),
+    st.sampled_from(DTYPES),
+    st.booleans(),
+    st.integers(0, 2**32 - 1),
+)
+def test_any_shape(way, M, N, K, out_dtype, with_bias, seed):  # noqa: PLR0917 - what Hypothesis draws
+    inputs = problem(M, N, K, seed, with_bias=with_bias)
+    before = [None if tensor is None else tensor.clone() for tensor in inputs]
+    assert torch.equal(way(*inputs, out_dtype), w8a8_gemm_reference(*inputs, out_dtype=out_dtype))
+    for tensor, copy in zip(inputs, before, strict=True):
+        assert tensor is None or torch.equal(tensor, copy)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("M", "N", "K"),
+    [
+        (193, 97, 64),  # more than a block of rows and of output channels
+        (2, 3, 8257),  # more than two parts of the columns, and one beside them
+        (385, 1, 1),
+    ],
+)
+def test_more_than_one_block(way, M, N, K):
+    inputs = problem(M, N, K)
+    assert torch.equal(way(*inputs, torch.float32), w8a8_gemm_reference(*inputs, out_dtype=torch.float32))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_largest_sums_that_int32_holds(way):
+    # 131,071 products of 2^14: one more would be 2^31.
+    codes, weight = torch.full((1, 131071), -128, dtype=torch.int8), torch.full((1, 131071), -128, dtype=torch.int8)
+    one = torch.ones(1, 1)
+    assert way(codes, one, weight, one, None, torch.float32).item() == float(131071 * 2**14)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_operands_that_do_not_lie_row_by_row(way):
+    codes, scale, weight, weight_scale, _ = problem(9, 11, 70)
+    turned = [tensor.T.contiguous().T for tensor in (codes, scale, weight, weight_scale)]
+    expected = w8a8_gemm_reference(codes, scale, weight, weight_scale, out_dtype=torch.float32)
+    assert torch.equal(way(*turned, None, torch.float32), expected)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_the_number_of_threads_changes_no_bit(threads):
+    inputs = problem(40, 300, 100)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        ours = w8a8_gemm(*inputs, out_dtype=torch.bfloat16)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(ours, w8a8_gemm_reference(*inputs, out_dtype=torch.bfloat16))
+
+
+def saturating_gemm(codes, scale, weight, weight_scale, _bias, out_dtype):
+    """As instructions that sum the products of two columns in int16."""
+    pairs = torch.nn.functional.pad(codes, (0, codes.shape[1] % 2)).int().unflatten(1, (-1, 2))
+    others = torch.nn.functional.pad(weight, (0, weight.shape[1] % 2)).int().unflatten(1, (-1, 2))
+    sums = (pairs[:, None] * others[None]).sum(-1).clamp(-(2**15), 2**15 - 1).sum(-1)
+    return (sums.float() * scale * weight_scale.T).to(out_dtype)
+
+
+def test_exact_ways_pass_the_check_and_a_saturating_one_does_not():
+    assert [is_exact(way) for way in [*WAYS, saturating_gemm]] == [True] * len(WAYS) + [False]
+
+
+def test_an_inexact_way_is_named_and_not_used(monkeypatch):
+    exact_way.cache_clear()
+    monkeypatch.setattr(w8a8_gemm_cpu, "ways", lambda _: [saturating_gemm])
+    try:
+        with pytest.warns(UserWarning, match="saturating_gemm multiplies int8 inexactly on this processor"):
+            assert exact_way() is float32_gemm
+    finally:
+        exact_way.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("instructions", "expected"),
+    [
+        ({"avx2", "f16c", "avx512vnni", "amx-int8"}, [int_mm_gemm, vnni_gemm, avx2_gemm]),
+        ({"avx2", "f16c", "avx512vnni"}, [vnni_gemm, avx2_gemm]),
+        ({"avx2", "f16c"}, [avx2_gemm]),
+        (set(), [int_mm_gemm]),
+    ],
+    ids=["AMX", "VNNI", "AVX2", "none of them"],
+)
+def test_the_ways_of_a_processor(instructions, expected):
+    assert ways(frozenset(instructions)) == expected
+
+
+def test_int_mm_is_scaled_as_the_reference_does_it():
+    if not is_exact(int_mm_gemm):
+        pytest.skip("torch._int_mm is inexact on this processor")
+    inputs = problem(5, 33, 129, with_bias=True)
+    assert torch.equal(int_mm_gemm(*inputs, torch.bfloat16), w8a8_gemm_reference(*inputs, out_dtype=torch.bfloat16))
