@@ -8,6 +8,8 @@ bit. They are what vLLM's dynamic per-token schemes compute.
 import torch
 from torch import Tensor
 
+from saffron_kernels.eager import cpu_kernels, on_cpu
+
 LARGEST_INT8 = 127
 LARGEST_FP8 = 448
 LEAST_FP8_SCALE = 1 / (LARGEST_FP8 * 512)
@@ -30,7 +32,8 @@ def quantize_per_token(x: Tensor) -> tuple[Tensor, Tensor]:
         ValueError: x is no matrix or has another type.
     """
     _check(x)
-    codes, scale = _quantize_int8(x)
+    quantize = cpu_kernels("quantize_per_token").quantize_per_token if on_cpu(x) else _quantize_int8
+    codes, scale = quantize(x)
     return codes, scale
 
 

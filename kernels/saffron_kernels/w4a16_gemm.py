@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from saffron_kernels.eager import cpu_kernels, on_cpu
+
 _NIBBLE = 4
 _PER_WORD = 8
 _OFFSET = 8
@@ -84,7 +86,8 @@ def w4a16_gemm(x: Tensor, weight: W4A16Weight, group_size: int, bias: Tensor | N
         ValueError: shapes or types do not fit, or the codes are laid out for another kind of device.
     """
     _check(x, weight, group_size, bias)
-    y: Tensor = _gemm(x, weight.codes, weight.scale, weight.zero, group_size, bias)
+    gemm = cpu_kernels("w4a16_gemm").w4a16_gemm if on_cpu(x) else _gemm
+    y: Tensor = gemm(x, weight.codes, weight.scale, weight.zero, group_size, bias)
     return y
 
 

@@ -7,6 +7,8 @@ order written, so every device gives the same bits (LLM.int8(), arXiv 2208.07339
 import torch
 from torch import Tensor
 
+from saffron_kernels.eager import cpu_kernels, on_cpu
+
 _LARGEST_K = 131_072
 """128 · 127 times as many stay below 2^31."""
 
@@ -37,7 +39,8 @@ def w8a8_gemm(
         ValueError: shapes or types do not fit.
     """
     _check(codes, scale, weight, weight_scale, bias)
-    y: Tensor = _gemm(codes, scale, weight, weight_scale, bias, out_dtype)
+    gemm = cpu_kernels("w8a8_gemm").exact_way() if on_cpu(codes) else _gemm
+    y: Tensor = gemm(codes, scale, weight, weight_scale, bias, out_dtype)
     return y
 
 
