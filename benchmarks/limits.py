@@ -89,8 +89,8 @@ def parts(stacks: Sequence[tuple[int, int]], tokens: int, config: dict[str, int]
     updates = orders * sum(rows * columns**2 for rows, columns in stacks)
     energy = 2 * sum(rows * columns**2 for rows, columns in stacks)
     return [
-        Part("forward passes", "stream.py:run", ("hessian.py:add_to_gram",), forward, bf16),
-        Part("Hessians", "hessian.py:add_to_gram", (), gram, mixed),
+        Part("forward passes", "stream.py:run", ("hessian_cpu.py:add_lower",), forward, bf16),
+        Part("Hessians", "hessian_cpu.py:add_lower", (), gram, mixed),
         Part("Cholesky factors, both orders", "gptq.py:factorize", (), factors, fp32),
         Part("scales", "scales.py:find_scales", (), 0, fp32),
         Part("columns, both orders", "gptq.py:gptq", ("scales.py:find_scales",), updates, fp32),

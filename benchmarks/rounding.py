@@ -24,8 +24,8 @@ from torch import Tensor
 
 from saffron_dev.gemma import fetch_gemma
 from saffron_dev.prose import fetch_prose, novel_file
+from saffron_kernels.hessian import hessian_finish
 from saffron_quantizer.algorithms.gptq import Factor, Order, factorize, gptq
-from saffron_quantizer.algorithms.hessian import hessian_finish
 from saffron_quantizer.algorithms.quantized import Grid, Quantized
 from saffron_quantizer.algorithms.rtn import rtn
 from saffron_quantizer.algorithms.scales import LEAST_SQUARES, MIN_MAX, UNCLIPPED, Search

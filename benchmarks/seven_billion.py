@@ -36,7 +36,7 @@ SPECS = {
 }
 PARTS = {
     "forward": ("stream.py", "run"),
-    "Hessian sums": ("hessian.py", "add_to_gram"),
+    "Hessian sums": ("hessian_cpu.py", "add_lower"),
     "factors": ("gptq.py", "factorize"),
     "rounding (GPTQ)": ("gptq.py", "gptq"),
     "rounding (RTN)": ("rtn.py", "rtn"),

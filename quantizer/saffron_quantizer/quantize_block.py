@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from saffron_api.candidate import Method, ScaleSearch
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
+from saffron_kernels.hessian import hessian_finish
 from saffron_quantizer.algorithms.awq import group_gram
 from saffron_quantizer.algorithms.gptq import UnstableHessianError
-from saffron_quantizer.algorithms.hessian import hessian_finish
 from saffron_quantizer.algorithms.quantized import Grid, Quantized
 from saffron_quantizer.checkpoint.exactness import stored_exactly
 from saffron_quantizer.fixed_scales import measure_fixed_scales

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from saffron_api.candidate import ActOrder, ScaleSearch
-from saffron_quantizer.algorithms.hessian import hessian_finish
+from saffron_kernels.hessian import hessian_finish
 from saffron_quantizer.algorithms.quantized import Grid
 from saffron_quantizer.round_linears import awq_linears, channel_ratio, gptq_linears, rtn_linears
 

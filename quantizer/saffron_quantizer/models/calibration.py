@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saffron_quantizer.algorithms.hessian import add_to_gram, empty_gram
+from saffron_kernels.hessian import hessian
 from saffron_quantizer.models.activations import Shelf
 from saffron_quantizer.models.architectures import Sublayer
 from saffron_quantizer.models.compute import products_in_bfloat16
@@ -57,11 +57,12 @@ class BlockCalibration:
         shared = self.sees_few(linear) and not linear.endswith(f".{self._mixture.down}") if self._mixture else False
         if shared and self._of_all is not None:
             return self._of_all
-        gram = empty_gram(self._columns(linear))
+        columns = self._columns(linear)
+        gram = torch.zeros(columns, columns)
 
         def add(x: Tensor) -> None:
             with products_in_bfloat16(x.dtype):
-                add_to_gram(x, gram)
+                hessian(x, gram)
 
         tokens = self._listen(linear, add)
         found = Gram(self._walk.ranks.sum(gram), tokens)
