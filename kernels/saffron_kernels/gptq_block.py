@@ -1,26 +1,18 @@
 """The column loop of GPTQ (arXiv 2210.17323, algorithm 1) over one block of columns.
 
 Each column is rounded, and its error, divided by the diagonal of U, is taken out of the block's later columns along U's
-row. `gptq_block_reference` says what is computed, in torch; on the CPU the same is done by a compiled loop over rows.
-Both do the same IEEE operations in the same order, so that their results are equal bit by bit.
+row. `gptq_block_reference` says what is computed, in torch; on the CPU the same is done by a compiled loop over rows,
+on a GPU by a Triton kernel. All do the same IEEE operations on every weight in the same order, so that their results
+are equal bit by bit.
 """
 
 import warnings
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
-
-_Array = npt.NDArray[Any]
-_TILE = 64
-"""Rows that are done at once."""
-
-_RowLoop = Callable[[_Array, _Array, _Array, _Array, _Array, int, int, _Array, _Array], None]
 
 
 class GptqBlock(NamedTuple):
@@ -43,28 +35,24 @@ def gptq_block(  # noqa: PLR0917 - the signature that every kernel of this stem 
 ) -> GptqBlock:
     """Quantize a block of columns, one after the other.
 
-    Nothing that is given is changed. On the CPU it is numba's compiled loop; elsewhere, or with a loud warning where
-    numba can't be imported, it is the torch reference.
+    Nothing that is given is changed. The device of W chooses: on the CPU it is numba's compiled loop, or with a loud
+    warning the torch reference where numba can't be imported; on a CUDA device it is the Triton kernel, whose results
+    lie column after column in memory.
 
     Args:
-        W: [B, R, C] float32 weights.
-        U: [B, C, C] float32 upper triangle with Uᵀ U the inverse Hessian, for these columns.
+        W: [B, R, C] float32 weights, finite.
+        U: [B, C, C] float32 upper triangle with Uᵀ U the inverse Hessian, for these columns; below it nothing is read.
         scale: [B, R, G] float32, not 0.
         zero: [B, R, G] float32 zero points in codes, or None for symmetric codes.
         group_of_column: [B, C] int32 in 0..G-1.
-        qmin: smallest code.
-        qmax: largest code.
+        qmin: smallest code, at least -128.
+        qmax: largest code, at most 127.
+
+    Raises:
+        ValueError: the shapes or types do not fit.
     """
-    rows = _compiled_rows() if W.device.type == "cpu" else None
-    if rows is None:
-        return gptq_block_reference(W, U, scale, zero, group_of_column, qmin, qmax)
-    zeros = torch.zeros_like(scale) if zero is None else zero
-    codes, dequantized, error = torch.empty(W.shape, dtype=torch.int8), W.clone(), torch.empty_like(W)
-    for item in range(W.shape[0]):
-        arrays = [_array(tensor[item]) for tensor in (U, scale, zeros, group_of_column)]
-        outputs = [tensor[item].numpy() for tensor in (dequantized, codes, error)]
-        _run_rows(rows, arrays, qmin, qmax, outputs)
-    return GptqBlock(codes, dequantized, error)
+    _check(W, U, scale, zero, group_of_column)
+    return GptqBlock(*_gptq_block(W, U, scale, zero, group_of_column, qmin, qmax))
 
 
 def gptq_block_reference(  # noqa: PLR0917 - as above
@@ -72,7 +60,7 @@ def gptq_block_reference(  # noqa: PLR0917 - as above
 ) -> GptqBlock:
     """What `gptq_block` computes, in plain torch."""
     work = W.clone()
-    codes, dequantized, error = torch.empty(W.shape, dtype=torch.int8), torch.empty_like(W), torch.empty_like(W)
+    codes, dequantized, error = torch.empty_like(W, dtype=torch.int8), torch.empty_like(W), torch.empty_like(W)
     for item in range(W.shape[0]):
         for column in range(W.shape[2]):
             group = int(group_of_column[item, column])
@@ -90,87 +78,66 @@ def gptq_block_reference(  # noqa: PLR0917 - as above
     return GptqBlock(codes, dequantized, error)
 
 
-def _run_rows(rows: _RowLoop, inputs: list[_Array], qmin: int, qmax: int, outputs: list[_Array]) -> None:
-    """Share the rows among torch's number of threads. Rows are independent, so the split changes no bit."""
-    U, scale, zeros, groups = inputs
-    work, codes, error = outputs
-    threads = torch.get_num_threads()
-    bounds = np.linspace(0, work.shape[0], threads + 1).astype(int)
+def _check(W: Tensor, U: Tensor, scale: Tensor, zero: Tensor | None, group_of_column: Tensor) -> None:
+    items, rows, columns = W.shape
+    wanted = {
+        "W": (W, (items, rows, columns), torch.float32),
+        "U": (U, (items, columns, columns), torch.float32),
+        "scale": (scale, (items, rows, scale.shape[-1]), torch.float32),
+        "zero": (scale if zero is None else zero, scale.shape, torch.float32),
+        "group_of_column": (group_of_column, (items, columns), torch.int32),
+    }
+    for name, (tensor, shape, dtype) in wanted.items():
+        if tensor.shape != shape or tensor.dtype != dtype:
+            raise ValueError(f"{name} is {tensor.dtype} {list(tensor.shape)}; wanted is {dtype} {list(shape)}")
 
-    def part(number: int) -> None:
-        own = slice(bounds[number], bounds[number + 1])
-        rows(work[own], U, scale[own], zeros[own], groups, qmin, qmax, codes[own], error[own])
 
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(part, range(threads)))
-
-
-def _array(tensor: Tensor) -> _Array:
-    array: _Array = tensor.contiguous().numpy()
-    return array
+@torch.library.custom_op("saffron::gptq_block", mutates_args=(), device_types="cpu")
+def _gptq_block(  # noqa: PLR0917 - as above
+    W: Tensor, U: Tensor, scale: Tensor, zero: Tensor | None, group_of_column: Tensor, qmin: int, qmax: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    loop = _cpu()
+    if loop is None:
+        codes, dequantized, error = gptq_block_reference(W, U, scale, zero, group_of_column, qmin, qmax)
+        return codes, dequantized, error
+    result: tuple[Tensor, Tensor, Tensor] = loop.gptq_block_rows(W, U, scale, zero, group_of_column, qmin, qmax)
+    return result
 
 
 @cache
-def _compiled_rows() -> _RowLoop | None:
-    """Compile the loop once a process; numba keeps the machine code in its cache folder."""
+def _cpu() -> ModuleType | None:
     try:
-        import numba  # noqa: PLC0415 - slow to import, and only needed here
-    except ImportError:
+        from saffron_kernels import gptq_block_cpu  # noqa: PLC0415 - numba is slow to import, and only needed here
+    except ImportError as error:
         warnings.warn(
-            "numba can't be imported, so GPTQ's column loop runs in plain torch, many times slower", stacklevel=3
+            f"numba can't be imported ({error}), so GPTQ's column loop runs in plain torch, many times slower",
+            stacklevel=2,
         )
         return None
-    # fastmath stays off: it would let the compiler round otherwise than the reference.
-    compiled: _RowLoop = numba.njit(nogil=True, cache=True, fastmath=False, error_model="numpy")(_rows)
-    return compiled
+    return gptq_block_cpu
 
 
-def _rows(  # noqa: PLR0917, C901 - numba compiles positional parameters only, and one function is one loop nest
-    work: _Array,
-    U: _Array,
-    scale: _Array,
-    zeros: _Array,
-    groups: _Array,
-    qmin: int,
-    qmax: int,
-    codes: _Array,
-    error: _Array,
-) -> None:
-    """The loop; `work` begins as the weights and ends dequantized.
+@_gptq_block.register_kernel("cuda")
+def _(  # noqa: PLR0917 - as above
+    W: Tensor, U: Tensor, scale: Tensor, zero: Tensor | None, group_of_column: Tensor, qmin: int, qmax: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    from saffron_kernels.gptq_block_triton import gptq_block_launch  # noqa: PLC0415 - needs Triton
 
-    A tile of rows is turned on its side, so that its rows lie side by side in memory and each step is done for all of
-    them by vector instructions, while the tile stays in the processor's nearest cache.
-    """
-    rows, columns = work.shape
-    tile = np.zeros((columns, _TILE), np.float32)
-    tile_codes = np.zeros((columns, _TILE), np.int8)
-    tile_error = np.zeros((columns, _TILE), np.float32)
-    s, z = np.ones(_TILE, np.float32), np.zeros(_TILE, np.float32)
-    lowest, highest = np.float32(qmin), np.float32(qmax)
-    for begin in range(0, rows, _TILE):
-        count = min(_TILE, rows - begin)
-        for row in range(count):
-            for column in range(columns):
-                tile[column, row] = work[begin + row, column]
-        for column in range(columns):
-            for row in range(count):
-                s[row] = scale[begin + row, groups[column]]
-                z[row] = zeros[begin + row, groups[column]]
-            w, e = tile[column], tile_error[column]
-            diagonal = U[column, column]
-            for row in range(_TILE):
-                code = np.rint(w[row] / s[row]) + z[row]
-                code = min(max(code, lowest), highest)
-                q = (code - z[row]) * s[row]
-                e[row] = (w[row] - q) / diagonal
-                tile_codes[column, row] = np.int8(code)
-                w[row] = q
-            for later in range(column + 1, columns):
-                u, v = U[column, later], tile[later]
-                for row in range(_TILE):
-                    v[row] -= e[row] * u
-        for row in range(count):
-            for column in range(columns):
-                work[begin + row, column] = tile[column, row]
-                codes[begin + row, column] = tile_codes[column, row]
-                error[begin + row, column] = tile_error[column, row]
+    outputs = _outputs(W)
+    gptq_block_launch(W, U, scale, zero, group_of_column, qmin, qmax, *outputs).run()
+    return outputs
+
+
+@_gptq_block.register_fake
+def _(W: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
+    return _outputs(W)
+
+
+def _outputs(W: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Codes, dequantized weights and errors to be filled: on a GPU column after column, as threads stand for rows."""
+    items, rows, columns = W.shape
+    if W.device.type == "cpu":
+        shape = (items, rows, columns)
+        return W.new_empty(shape, dtype=torch.int8), W.new_empty(shape), W.new_empty(shape)
+    shape = (items, columns, rows)
+    return W.new_empty(shape, dtype=torch.int8).mT, W.new_empty(shape).mT, W.new_empty(shape).mT

@@ -1,0 +1,110 @@
+"""`gptq_block` on the CPU: a compiled loop that takes a tile of rows through all columns; threads share the tiles."""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from saffron_kernels.compiled import compiled
+
+_Array = npt.NDArray[Any]
+_TILE = 64
+"""Rows that are done at once."""
+_CHUNK = 4
+"""Columns whose errors are taken out of all later ones together, so that those are read and written once for four."""
+
+
+def gptq_block_rows(  # noqa: PLR0917 - the signature that every kernel of this stem has
+    W: Tensor, U: Tensor, scale: Tensor, zero: Tensor | None, group_of_column: Tensor, qmin: int, qmax: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Codes, dequantized weights and errors, as `gptq_block` gives them."""
+    zeros = torch.zeros_like(scale) if zero is None else zero
+    codes = torch.empty(W.shape, dtype=torch.int8)
+    dequantized = W.clone(memory_format=torch.contiguous_format)
+    error = torch.empty(W.shape)
+    for item in range(W.shape[0]):
+        inputs = [tensor[item].contiguous().numpy() for tensor in (U, scale, zeros, group_of_column)]
+        outputs = [tensor[item].numpy() for tensor in (dequantized, codes, error)]
+        _share_rows(inputs, qmin, qmax, outputs)
+    return codes, dequantized, error
+
+
+def _share_rows(inputs: list[_Array], qmin: int, qmax: int, outputs: list[_Array]) -> None:
+    """Share the rows among torch's number of threads. Rows are independent, so the split changes no bit."""
+    U, scale, zeros, groups = inputs
+    work, codes, error = outputs
+    tiles = -(-len(work) // _TILE)
+    threads = min(torch.get_num_threads(), tiles)
+
+    def part(number: int) -> None:
+        own = slice(tiles * number // threads * _TILE, tiles * (number + 1) // threads * _TILE)
+        _rows(work[own], U, scale[own], zeros[own], groups, qmin, qmax, codes[own], error[own])
+
+    if threads == 1:
+        part(0)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(part, range(threads)))
+
+
+@compiled("void(f4[:, ::1], f4[:, ::1], f4[:, ::1], f4[:, ::1], i4[::1], i8, i8, i1[:, ::1], f4[:, ::1])")
+def _rows(  # noqa: PLR0917, C901, PLR0912 - numba compiles positional parameters only, and one function is one loop nest
+    work: _Array,
+    U: _Array,
+    scale: _Array,
+    zeros: _Array,
+    groups: _Array,
+    qmin: int,
+    qmax: int,
+    codes: _Array,
+    error: _Array,
+) -> None:
+    """The loop; `work` begins as the weights and ends dequantized.
+
+    A tile of rows is turned on its side, so that its rows lie side by side in memory and each step is done for all of
+    them by vector instructions, while the tile stays in the processor's nearest caches.
+    """
+    rows, columns = work.shape
+    tile = np.zeros((columns, _TILE), np.float32)
+    tile_codes = np.zeros((columns, _TILE), np.int8)
+    tile_error = np.zeros((columns, _TILE), np.float32)
+    s, z = np.ones(_TILE, np.float32), np.zeros(_TILE, np.float32)
+    lowest, highest = np.float32(qmin), np.float32(qmax)
+    for begin in range(0, rows, _TILE):
+        count = min(_TILE, rows - begin)
+        for row in range(count):
+            for column in range(columns):
+                tile[column, row] = work[begin + row, column]
+        for first in range(0, columns, _CHUNK):
+            last = min(first + _CHUNK, columns)
+            for column in range(first, last):
+                for row in range(count):
+                    s[row] = scale[begin + row, groups[column]]
+                    z[row] = zeros[begin + row, groups[column]]
+                w, e = tile[column], tile_error[column]
+                diagonal = U[column, column]
+                for row in range(_TILE):
+                    code = np.rint(w[row] / s[row]) + z[row]
+                    code = min(max(code, lowest), highest)
+                    q = (code - z[row]) * s[row]
+                    e[row] = (w[row] - q) / diagonal
+                    tile_codes[column, row] = np.int8(code)
+                    w[row] = q
+                for later in range(column + 1, last):
+                    u, v = U[column, later], tile[later]
+                    for row in range(_TILE):
+                        v[row] -= e[row] * u
+            for later in range(last, columns):
+                v = tile[later]
+                e0, e1, e2, e3 = tile_error[first], tile_error[first + 1], tile_error[first + 2], tile_error[first + 3]
+                u0, u1, u2, u3 = U[first, later], U[first + 1, later], U[first + 2, later], U[first + 3, later]
+                for row in range(_TILE):
+                    v[row] = (((v[row] - e0[row] * u0) - e1[row] * u1) - e2[row] * u2) - e3[row] * u3
+        for row in range(count):
+            for column in range(columns):
+                work[begin + row, column] = tile[column, row]
+                codes[begin + row, column] = tile_codes[column, row]
+                error[begin + row, column] = tile_error[column, row]
