@@ -65,6 +65,13 @@ def _add(X: Tensor, H: Tensor) -> None:
     add_lower(X, H)
 
 
+@_add.register_kernel("cuda")
+def _(X: Tensor, H: Tensor) -> None:
+    from saffron_kernels.hessian_triton import hessian_launch  # noqa: PLC0415 - needs Triton
+
+    hessian_launch(X, H, torch.cuda.get_device_capability(X.device)).run()
+
+
 @_add.register_fake
 def _(X: Tensor, H: Tensor) -> None:
     """Nothing comes back; H has what it has."""

@@ -2,8 +2,13 @@
 
 import pytest
 import torch
+import triton
+import triton.language as tl
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from saffron_kernels.hessian import hessian, hessian_finish, hessian_reference
+from saffron_kernels.hessian_triton import _tile_of, hessian_launch
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 
@@ -12,13 +17,14 @@ def tokens(*shape, dtype=torch.float32, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
-def assert_is_the_sum(got, X):
+def assert_is_the_sum(got, X, start=0.0):
     """Each entry of the lower triangle is off by no more than float32 rounds in a sum of so many products.
 
     A sum of n products has an error of at most n · 2⁻²⁴ times the sum of their absolute values, whatever the order.
+    What it was added to is one more, and taking that off again rounds once more.
     """
-    wanted, magnitude = X.double().mT @ X.double(), X.double().abs().mT @ X.double().abs()
-    off = (got.double() - wanted).abs() - X.shape[-2] * 2.0**-24 * magnitude
+    wanted, magnitude = X.double().mT @ X.double(), X.double().abs().mT @ X.double().abs() + 2 * abs(start)
+    off = (got.double() - wanted).abs() - (X.shape[-2] + 2) * 2.0**-24 * magnitude
     assert torch.tril(off).max() <= 0
 
 
@@ -38,10 +44,10 @@ def test_parts_added_one_after_the_other_are_the_whole_sum(shape, dtype):
 @pytest.mark.parametrize("shape", [(90, 37), (2, 33, 65)])
 def test_the_reference_is_the_sum_and_leaves_the_upper_triangle_as_it_is(shape):
     X = tokens(*shape)
-    H = torch.full((*shape[:-2], shape[-1], shape[-1]), 7.0)
+    H = torch.full((*shape[:-2], shape[-1], shape[-1]), 0.5)
     hessian_reference(X, H)
-    assert torch.equal(torch.triu(H, 1), torch.triu(torch.full_like(H, 7), 1))
-    assert_is_the_sum(torch.tril(H - 7), X[..., :])
+    assert torch.equal(torch.triu(H, 1), torch.triu(torch.full_like(H, 0.5), 1))
+    assert_is_the_sum(torch.tril(H - 0.5), X, start=0.5)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (37, 37), (2, 300, 300)])
@@ -52,3 +58,97 @@ def test_a_finished_hessian_is_scaled_by_two_over_n_and_symmetric(shape):
     lower = torch.tril(raw)
     assert torch.equal(finished, (lower + torch.tril(raw, -1).mT) * (2 / 90))
     assert torch.equal(raw, before)
+
+
+def interpreted(X, H):
+    hessian_launch(X, H, (8, 0)).run()
+
+
+# The interpreter multiplies bfloat16 wrongly. The kernel treats it as it treats float16.
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 90, 37), (1, 65, 64), (2, 33, 130), (1, 7, 200)])
+def test_the_triton_kernel_adds_the_sum_to_the_lower_triangle_and_touches_nothing_else(shape, dtype):
+    X = tokens(*shape, dtype=dtype)
+    before = X.clone()
+    columns = shape[-1]
+    # Larger than the Hessian, to find what is written outside.
+    around = torch.full((shape[0] + 1, columns + 1, columns + 2), 0.5)
+    H = around[: shape[0], :columns, :columns]
+    interpreted(X, H)
+    lower = torch.tril(H - 0.5)
+    assert_is_the_sum(lower, X, start=0.5)
+    H -= lower
+    assert torch.equal(around, torch.full_like(around, 0.5))
+    assert torch.equal(X, before)
+
+
+@settings(deadline=None, max_examples=8)
+@given(st.integers(1, 2), st.integers(0, 70), st.integers(1, 140), st.integers(0, 2**32 - 1))
+def test_the_triton_kernel_is_right_in_any_shape(items, count, columns, seed):
+    X = tokens(items, count, columns, dtype=torch.float16, seed=seed)
+    H = torch.zeros(items, columns, columns)
+    interpreted(X, H)
+    assert torch.equal(H, torch.tril(H))
+    assert_is_the_sum(H, X)
+
+
+def test_the_triton_kernel_takes_tokens_as_they_lie():
+    X = tokens(3, 40, 70)
+    H, expected = torch.zeros(3, 70, 70), torch.zeros(3, 70, 70)
+    interpreted(X.transpose(1, 2).contiguous().transpose(1, 2), H)
+    interpreted(X, expected)
+    assert torch.equal(H, expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "capability", "grid", "tile"),
+    [
+        ((1, 8192, 4096), torch.bfloat16, (9, 0), (32 * 33 // 2, 1), 128),
+        ((1, 8192, 4000), torch.bfloat16, (8, 0), (32 * 33 // 2, 1), 128),
+        ((1, 8192, 1024), torch.float16, (9, 0), (16 * 17 // 2, 1), 64),
+        ((128, 512, 1024), torch.float16, (9, 0), (8 * 9 // 2, 128), 128),
+        ((2, 8192, 4096), torch.float32, (8, 0), (64 * 65 // 2, 2), 64),
+    ],
+)
+def test_there_are_as_many_programs_as_the_triangle_has_tiles(shape, dtype, capability, grid, tile):
+    X = torch.empty(shape, dtype=dtype, device="meta")
+    launch = hessian_launch(X, torch.empty(shape[0], shape[2], shape[2], device="meta"), capability)
+    assert launch.grid == grid
+    assert launch.arguments["TILE"] == tile
+
+
+@triton.jit
+def _store_tiles(rows, columns, BLOCK: tl.constexpr):
+    number = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    row, column = _tile_of(number)
+    tl.store(rows + number, row)
+    tl.store(columns + number, column)
+
+
+def test_each_program_has_its_own_tile_of_the_triangle():
+    """For all widths up to 512 tiles of 128 columns."""
+    side, block = 512, 1 << 16
+    rows, columns = (torch.zeros(3 * block, dtype=torch.int32) for _ in range(2))
+    _store_tiles[(3,)](rows, columns, BLOCK=block)
+    expected = torch.tril_indices(side, side)
+    count = expected.shape[1]
+    assert torch.equal(torch.stack([rows, columns])[:, :count].long(), expected)
+
+
+@pytest.mark.parametrize(
+    ("X", "H"),
+    [
+        (torch.zeros(3, 4, dtype=torch.float64), torch.zeros(4, 4)),
+        (torch.zeros(3, 4), torch.zeros(4, 4, dtype=torch.bfloat16)),
+        (torch.zeros(3, 4), torch.zeros(3, 3)),
+        (torch.zeros(2, 3, 4), torch.zeros(4, 4)),
+        (torch.zeros(4), torch.zeros(4, 4)),
+    ],
+)
+def test_what_does_not_fit_is_refused(X, H):
+    with pytest.raises(ValueError, match=r"wanted are bfloat16|can not be"):
+        hessian(X, H)
+
+
+def test_torch_knows_the_op():
+    torch.library.opcheck(torch.ops.saffron.hessian.default, (tokens(2, 5, 7), torch.zeros(2, 7, 7)))
