@@ -69,8 +69,11 @@ RUN --mount=type=bind,from=build,source=/uv,target=/uv \
 
 FROM torch AS quantizer
 COPY --from=wheels /wheels/saffron_api-*.whl /wheels/saffron_kernels-*.whl /wheels/saffron_quantizer-*.whl /opt/saffron/wheels/
+# Loops are compiled here, too, for the processors that a Job may meet, since each Job's pod begins with an empty /tmp.
+# What is made for its processor is copied to NUMBA_CACHE_DIR; on one of another kind, loops are compiled into it.
 RUN --mount=type=bind,from=build,source=/uv,target=/uv \
-    /uv/bin/uv pip install --offline --no-deps /opt/saffron/wheels/*.whl
+    /uv/bin/uv pip install --offline --no-deps /opt/saffron/wheels/*.whl \
+    && python -m saffron_kernels.precompile
 USER 65532:65532
 # Threads that spin while they wait would take the cores from the model that is served on the same node.
 ENV USER=saffron OMP_WAIT_POLICY=PASSIVE NUMBA_CACHE_DIR=/tmp/numba

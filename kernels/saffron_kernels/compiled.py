@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import llvmlite.binding
 import numba
+from numba.core.sigutils import normalize_signature
 
 PRECOMPILED = Path(__file__).parent / "precompiled"
 """Where `precompile` puts machine code: beside the sources, wherever they are installed."""
@@ -84,7 +85,9 @@ def compiled(*signatures: str, needs: tuple[str, ...] = ()) -> Callable[[_Functi
     def compile_lazily(function: _Function) -> _Function:
         # fastmath stays off: it would let the compiler round otherwise than the references.
         dispatcher: Any = numba.njit(nogil=True, cache=True, fastmath=False, error_model="numpy")(function)
-        LOOPS.append(Loop(lambda: [dispatcher.compile(signature) for signature in signatures], needs))
+        # By its types, as a call looks for it: numba would keep what is compiled for a string under that string.
+        kinds = [normalize_signature(signature)[0] for signature in signatures]
+        LOOPS.append(Loop(lambda: [dispatcher.compile(types) for types in kinds], needs))
         lazily: _Function = dispatcher
         return lazily
 
@@ -123,7 +126,8 @@ def copy_precompiled(source: Path, cache: Path) -> None:
     for folder in source.iterdir():
         if not (cache / folder.name).exists():
             made = Path(tempfile.mkdtemp(dir=cache))
-            shutil.copytree(folder, made, dirs_exist_ok=True, copy_function=shutil.copyfile)
+            for file in folder.iterdir():
+                shutil.copyfile(file, made / file.name)
             try:
                 made.rename(cache / folder.name)
             except OSError:  # the other process was first

@@ -86,7 +86,7 @@ class _Tiling:
 
     def tiles(self, columns: int) -> int:
         """Tiles of the lower triangle."""
-        side = triton.cdiv(columns, self.tile)
+        side: int = triton.cdiv(columns, self.tile)
         return side * (side + 1) // 2
 
 

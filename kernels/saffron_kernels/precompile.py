@@ -20,7 +20,6 @@ _SOURCES = Path(*saffron_kernels.__path__)
 
 def precompile(folder: Path, levels: tuple[Level, ...] = LEVELS) -> None:
     """Fill a folder, one process a level: numba compiles for one processor in each."""
-    keep_whole_seconds(_SOURCES)
     for level in levels:
         told = {"NUMBA_CPU_NAME": level.cpu, "NUMBA_CPU_FEATURES": level.flags, "NUMBA_CACHE_DIR": str(folder)}
         code = "from saffron_kernels.precompile import compile_loops; compile_loops()"
@@ -44,4 +43,5 @@ def keep_whole_seconds(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    keep_whole_seconds(_SOURCES)
     precompile(PRECOMPILED)
