@@ -15,6 +15,8 @@ _TILE = 64
 """Rows that are done at once."""
 _CHUNK = 4
 """Columns whose errors are taken out of all later ones together, so that those are read and written once for four."""
+_WORTH_A_THREAD = 512 * 128 * 128
+"""Rows times columns squared, some 0.3 ms of work: starting a thread takes a good part of that."""
 
 
 def gptq_block_rows(  # noqa: PLR0917 - the signature that every kernel of this stem has
@@ -36,8 +38,9 @@ def _share_rows(inputs: list[_Array], qmin: int, qmax: int, outputs: list[_Array
     """Share the rows among torch's number of threads. Rows are independent, so the split changes no bit."""
     U, scale, zeros, groups = inputs
     work, codes, error = outputs
-    tiles = -(-len(work) // _TILE)
-    threads = min(torch.get_num_threads(), tiles)
+    rows, columns = work.shape
+    tiles = -(-rows // _TILE)
+    threads = max(1, min(torch.get_num_threads(), tiles, rows * columns**2 // _WORTH_A_THREAD))
 
     def part(number: int) -> None:
         own = slice(tiles * number // threads * _TILE, tiles * (number + 1) // threads * _TILE)

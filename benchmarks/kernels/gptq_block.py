@@ -1,0 +1,38 @@
+"""GPTQ's column loop on the CPU beside the same loop in eager torch, column after column, as peers run it.
+
+    python benchmarks/kernels/gptq_block.py
+
+Blocks of 128 columns in groups of 128, symmetric int4. Wanted: at least 10 times as fast. Results are equal to the bit,
+which is checked. The machine must have nothing else to do.
+"""
+
+import argparse
+
+import torch
+from side_by_side import HEADER, compare, threads
+
+from saffron_kernels.gptq_block import gptq_block, gptq_block_reference
+
+COLUMNS = 128
+ROWS = (256, 1024, 4096, 14336)
+
+
+def main() -> None:
+    """Print a line for each number of rows."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=15)
+    rounds = parser.parse_args().rounds
+    print(threads())
+    print(f"{'rows':>6} {HEADER}")
+    for rows in ROWS:
+        W = torch.randn(1, rows, COLUMNS)
+        U = torch.eye(COLUMNS)[None] + 0.1 * torch.randn(1, COLUMNS, COLUMNS).triu(1)
+        scale = W.abs().amax(dim=2, keepdim=True) / 7.5
+        given = (W, U, scale, None, torch.zeros(1, COLUMNS, dtype=torch.int32), -8, 7)
+        pairs = zip(gptq_block(*given), gptq_block_reference(*given), strict=True)
+        assert all(torch.equal(got, wanted) for got, wanted in pairs)
+        print(f"{rows:6} {compare(lambda: gptq_block(*given), lambda: gptq_block_reference(*given), rounds)}")  # noqa: B023 - called at once
+
+
+if __name__ == "__main__":
+    main()
