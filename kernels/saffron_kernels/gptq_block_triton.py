@@ -8,7 +8,9 @@ Rows never meet, so threads exchange nothing, and errors are read again from whe
 are done in chunks whose weights stay in registers of their own, so that an error is read once a chunk.
 """
 
-# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, disable-error-code="assignment"
+# ruff: noqa: ANN001, ANN201, ANN202, C901, PLR0917, RUF005 - Triton's language: no types, many parameters, no unpacking
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call, assignment"
+
 import torch
 import triton
 import triton.language as tl

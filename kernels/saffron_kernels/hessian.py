@@ -69,7 +69,7 @@ def _add(X: Tensor, H: Tensor) -> None:
 def _(X: Tensor, H: Tensor) -> None:
     from saffron_kernels.hessian_triton import hessian_launch  # noqa: PLC0415 - needs Triton
 
-    hessian_launch(X, H, torch.cuda.get_device_capability(X.device)).run()
+    hessian_launch(X, H).run()
 
 
 @_add.register_fake

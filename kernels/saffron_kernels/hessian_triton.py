@@ -7,7 +7,9 @@ product, which is less than a sum of eight such products rounds away, and has 2.
 Each tile is one program's, which adds token after token, so two runs give the same bits.
 """
 
-# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
+# ruff: noqa: ANN001, ANN201, ANN202, PLR0917 - kernels are written in Triton's language: no types, many parameters
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
+
 from dataclasses import dataclass
 
 import torch
@@ -56,16 +58,17 @@ def hessian_kernel(
     right = X + token[:, None] * X_token + column[None, :] * X_column
     total = tl.zeros((TILE, TILE), tl.float32)
     for begin in range(0, tokens, TOKENS):
-        there = token < tokens - begin
-        a = tl.load(left, mask=(row < columns)[:, None] & there[None, :], other=0.0)
-        b = tl.load(right, mask=there[:, None] & (column < columns)[None, :], other=0.0)
+        real = token < tokens - begin
+        a = tl.load(left, mask=(row < columns)[:, None] & real[None, :], other=0.0)
+        b = tl.load(right, mask=real[:, None] & (column < columns)[None, :], other=0.0)
         total = tl.dot(a, b, total, input_precision=PRECISION)
         left += TOKENS * X_token
         right += TOKENS * X_token
     H += item * H_item + (tile_row * TILE).to(tl.int64) * H_row + (tile_column * TILE).to(tl.int64) * H_column
     place = H + inside[:, None] * H_row + inside[None, :] * H_column
-    wanted = (row < columns)[:, None] & (column[None, :] <= row[:, None])
-    tl.store(place, tl.load(place, mask=wanted, other=0.0) + total, mask=wanted)
+    # Of a tile on the diagonal, too, all is stored, though nobody reads its upper half: so it is stored in vectors.
+    there = (row < columns)[:, None] & (column < columns)[None, :]
+    tl.store(place, tl.load(place, mask=there, other=0.0) + total, mask=there)
 
 
 @dataclass(frozen=True)
@@ -92,23 +95,21 @@ class _Tiling:
 
 _HALVES = _Tiling(64, 32, 4, 3)
 _SMALL = _Tiling(64, 64, 4, 4)
-_LARGE = _Tiling(128, 64, 8, 3)
-_LARGE_HOPPER = _Tiling(128, 64, 8, 4)
-"""A fourth stage takes 128 KiB of shared memory: only cards since Hopper have it beside what it leaves to the cache."""
+_LARGE = _Tiling(128, 64, 8, 4)
+"""96 KiB of shared memory, of 99 that sm_89 has for a program; Triton takes 128 on sm_90, of 227."""
 _PROGRAMS = 132
 """The SMs of an H100: with fewer large tiles than that, small ones keep more of a card at work."""
 
 
-def hessian_launch(X: Tensor, H: Tensor, capability: tuple[int, int]) -> Launch:
+def hessian_launch(X: Tensor, H: Tensor) -> Launch:
     """The launch of `hessian`.
 
     Args:
         X: [B, N, d]; fastest where the columns lie side by side.
         H: [B, d, d] float32, added to.
-        capability: of the card, (8, 0) for one.
     """
     items, tokens, columns = X.shape
-    tiling = _tiling(X.dtype, items, columns, capability)
+    tiling = _tiling(X.dtype, items, columns)
     strides = {
         ("X_item", "X_token", "X_column"): X.stride(),
         ("H_item", "H_row", "H_column"): H.stride(),
@@ -131,17 +132,16 @@ def hessian_launch(X: Tensor, H: Tensor, capability: tuple[int, int]) -> Launch:
     )
 
 
-def _tiling(dtype: torch.dtype, items: int, columns: int, capability: tuple[int, int]) -> _Tiling:
+def _tiling(dtype: torch.dtype, items: int, columns: int) -> _Tiling:
     if dtype == torch.float32:
         return _HALVES
-    large = _LARGE_HOPPER if capability >= (9, 0) else _LARGE
-    return large if items * large.tiles(columns) >= _PROGRAMS else _SMALL
+    return _LARGE if items * _LARGE.tiles(columns) >= _PROGRAMS else _SMALL
 
 
 def _problem(tokens: int, columns: int, dtype: torch.dtype = torch.bfloat16, items: int = 1) -> Problem:
-    def launch(capability: tuple[int, int]) -> Launch:
+    def launch(_capability: tuple[int, int]) -> Launch:
         X = torch.empty(items, tokens, columns, dtype=dtype, device="meta")
-        return hessian_launch(X, torch.empty(items, columns, columns, device="meta"), capability)
+        return hessian_launch(X, torch.empty(items, columns, columns, device="meta"))
 
     triangle = columns * (columns + 1) // 2
     flops = 2 * items * tokens * triangle
