@@ -1,6 +1,5 @@
 """`gptq_block` on the CPU: a compiled loop that takes a tile of rows through all columns; threads share the tiles."""
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from saffron_kernels.compiled import compiled
+from saffron_kernels.threads import over_rows
 
 _Array = npt.NDArray[Any]
 _TILE = 64
@@ -16,7 +16,7 @@ _TILE = 64
 _CHUNK = 4
 """Columns whose errors are taken out of all later ones together, so that those are read and written once for four."""
 _WORTH_A_THREAD = 512 * 128 * 128
-"""Rows times columns squared, some 0.3 ms of work: starting a thread takes a good part of that."""
+"""Rows times columns squared: some 0.3 ms of work."""
 
 
 def gptq_block_rows(  # noqa: PLR0917 - the signature that every kernel of this stem has
@@ -39,18 +39,12 @@ def _share_rows(inputs: list[_Array], qmin: int, qmax: int, outputs: list[_Array
     U, scale, zeros, groups = inputs
     work, codes, error = outputs
     rows, columns = work.shape
-    tiles = -(-rows // _TILE)
-    threads = max(1, min(torch.get_num_threads(), tiles, rows * columns**2 // _WORTH_A_THREAD))
 
-    def part(number: int) -> None:
-        own = slice(tiles * number // threads * _TILE, tiles * (number + 1) // threads * _TILE)
+    def part(begin: int, end: int) -> None:
+        own = slice(begin, end)
         _rows(work[own], U, scale[own], zeros[own], groups, qmin, qmax, codes[own], error[own])
 
-    if threads == 1:
-        part(0)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(part, range(threads)))
+    over_rows(rows, part, least=_WORTH_A_THREAD // columns**2)
 
 
 @compiled("void(f4[:, ::1], f4[:, ::1], f4[:, ::1], f4[:, ::1], i4[::1], i8, i8, i1[:, ::1], f4[:, ::1])")

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from saffron_kernels.compiled import compiled
 from saffron_kernels.quantize_pack import WORD, Layout, order_of
 from saffron_kernels.scale_search import code_range
 from saffron_kernels.threads import over_rows
@@ -101,6 +101,5 @@ def _pack_neighbours(codes: _Array, order: _Array, bits: int, words: _Array) -> 
                 words[number, column] |= np.int32((codes[number, neighbour, column] + raised) & mask) << shift
 
 
-_compiled = numba.njit(nogil=True, cache=True, fastmath=False, error_model="numpy")
-_rounded = _compiled(_round)
-_packed = _compiled(_pack_neighbours)
+_rounded = compiled("(f4[:, :, ::1], f4[:, ::1], f4[:, ::1], f4, f4, i1[:, :, ::1])")(_round)
+_packed = compiled("(i1[:, :, ::1], i8[::1], i8, i4[:, ::1])")(_pack_neighbours)

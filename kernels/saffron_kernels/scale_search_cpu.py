@@ -2,12 +2,12 @@
 
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from saffron_kernels.compiled import compiled
 from saffron_kernels.scale_search import CHUNK, Candidates
 from saffron_kernels.threads import over_rows
 
@@ -137,8 +137,8 @@ def _add_chunk(  # noqa: PLR0917 - as above
         errors[row] += total[row]
 
 
-# fastmath stays off: it would let the compiler round otherwise than the reference.
-_compiled = numba.njit(nogil=True, cache=True, fastmath=False, error_model="numpy")
-_turn = _compiled(_turn_on_its_side)
-_add_errors = _compiled(_add_chunk)
-_best = _compiled(_best_of_rows)
+_turn = compiled()(_turn_on_its_side)
+_add_errors = compiled()(_add_chunk)
+_best = compiled("(f4[:, :, ::1], f4[::1], f4[:, :, ::1], f4[:, :, ::1], f4, f4, f8, i8[:, ::1], i8, i8)")(
+    _best_of_rows
+)
