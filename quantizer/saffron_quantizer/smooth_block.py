@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from saffron_api.candidate import CandidateSpec, Method
 from saffron_api.candidate import Smoothing as Way
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
+from saffron_kernels.quantize_per_token import quantize_per_token
 from saffron_quantizer.algorithms.awq import awq
 from saffron_quantizer.algorithms.fold import Fold, fold_gain, fold_rows, power_of_two
 from saffron_quantizer.algorithms.rtn import rtn
@@ -21,7 +22,6 @@ from saffron_quantizer.algorithms.scales import MIN_MAX
 from saffron_quantizer.algorithms.smoothing import Smoothing
 from saffron_quantizer.algorithms.smoothquant import smoothquant
 from saffron_quantizer.models.edges import Edge, Producer, edges_of
-from saffron_quantizer.models.int8_linear import quantize_per_token
 from saffron_quantizer.models.replay import Call, Sample, record, replay, take_sample
 from saffron_quantizer.models.stream import Walk
 from saffron_quantizer.plan import Plan

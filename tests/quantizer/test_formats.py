@@ -1,7 +1,6 @@
 """The stored form is the one that compressed-tensors and the engines read."""
 
 import json
-import math
 import re
 
 import pytest
@@ -14,13 +13,12 @@ from hypothesis import strategies as st
 
 from saffron_api.candidate import CandidateSpec, KvCache, QuantizationFormat, Scheme
 from saffron_api.failures import FailureReason, StageError
+from saffron_kernels.nn import Int8Linear
 from saffron_kernels.quantize_pack import Layout, pack
 from saffron_quantizer.checkpoint.formats.compressed_tensors import COMPRESSED_TENSORS
 from saffron_quantizer.checkpoint.formats.registry import FORMATS, quantization_of
 from saffron_quantizer.checkpoint.reader import CheckpointReader
-from saffron_quantizer.models import int8_linear
 from saffron_quantizer.models.activations import ActivationMemory
-from saffron_quantizer.models.int8_linear import Int8Linear, int8_matmul, quantize_per_token
 from saffron_quantizer.models.stream import ModelStream
 from saffron_quantizer.plan import make_plan, with_precisions
 from saffron_quantizer.precision import FLOATING, Precision, precision_of
@@ -268,54 +266,3 @@ def test_a_written_checkpoint_gives_in_transformers_the_logits_of_our_reader(tin
         # compressed-tensors divides by 127.5, the engines by 127, so activations round at other places: each is off by
         # up to half a step of 1/127 of its token's largest, at random over the terms of each of the 14 products.
         assert difference < 0.05
-
-
-def test_int8_linear_is_the_integer_product_times_both_scales():
-    torch.manual_seed(0)
-    layer = Int8Linear(33, 7, bias=True)
-    codes, scale, bias = torch.randint(-128, 128, (7, 33), dtype=torch.int8), torch.rand(7, 1), torch.randn(7)
-    layer.load_state_dict({"weight": codes, "weight_scale": scale, "bias": bias}, assign=True)
-    x = torch.randn(2, 5, 33)
-    expected = torch.empty(2, 5, 7)
-    for batch in range(2):
-        for token in range(5):
-            step = max(abs(value) for value in x[batch, token].tolist()) / 127
-            rounded = [round(value / step) for value in x[batch, token].tolist()]
-            for row in range(7):
-                product = sum(a * b for a, b in zip(rounded, codes[row].tolist(), strict=True))
-                expected[batch, token, row] = product * step * scale[row].item() + bias[row].item()
-    torch.testing.assert_close(layer(x), expected)
-
-
-@pytest.mark.parametrize("at_once", [1, 4, 11])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_number_of_tokens_at_once_changes_no_bit_and_no_input(at_once, dtype, monkeypatch):
-    torch.manual_seed(0)
-    layer = Int8Linear(33, 7, bias=True)
-    codes = torch.randint(-128, 128, (7, 33), dtype=torch.int8)
-    layer.load_state_dict({"weight": codes, "weight_scale": torch.rand(7, 1), "bias": torch.randn(7)}, assign=True)
-    x = torch.randn(11, 33).to(dtype)
-    before, expected = x.clone(), layer(x)
-    monkeypatch.setattr(int8_linear, "_TOKENS_AT_ONCE", at_once)
-    assert torch.equal(layer(x), expected)
-    assert torch.equal(x, before)
-
-
-def test_a_token_of_zeros_has_codes_of_zero():
-    codes, scale = quantize_per_token(torch.zeros(1, 4))
-    assert (codes.tolist(), scale.tolist()) == ([[0, 0, 0, 0]], [[0.0]])
-
-
-def test_halves_are_rounded_to_even():
-    codes, scale = quantize_per_token(torch.tensor([[127.0, 0.5, 1.5, 2.5, -0.5, -1.5]]))
-    assert (codes.tolist(), scale.tolist()) == ([[127, 0, 2, 2, 0, -2]], [[1.0]])
-
-
-@settings(deadline=None, max_examples=25)
-@given(st.integers(1, 40), st.integers(1, 600), st.integers(1, 40), st.integers(0, 2**32 - 1))
-def test_the_int8_product_is_exact(rows, inner, columns, seed):
-    generator = torch.Generator().manual_seed(seed)
-    a = torch.randint(-128, 128, (rows, inner), generator=generator, dtype=torch.int8)
-    b = torch.randint(-128, 128, (columns, inner), generator=generator, dtype=torch.int8)
-    assert inner * 128 * 128 < math.pow(2, 24)  # up to here float32 is exact, too
-    assert torch.equal(int8_matmul(a, b), (a.long() @ b.long().T).float())

@@ -1,4 +1,4 @@
-"""FP8 e4m3 against its definition, and the modules that compute in it as engines do."""
+"""FP8 e4m3 against its definition, and the cache that keeps keys and values in it as engines do."""
 
 import itertools
 
@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saffron_quantizer.algorithms.fp8 import LARGEST, fp8, fp8_scale, to_fp8
-from saffron_quantizer.models.fp8_linear import Fp8Linear, StaticFp8Linear
 from saffron_quantizer.models.kv_cache import Fp8KvCache, RangeKvCache
 
 # OCP 8-bit Floating Point Specification, table 1: E4M3 has bias 7, and S.1111.111 is its only NaN.
@@ -85,51 +84,6 @@ def test_weights_lose_at_most_a_sixteenth_and_their_largest_nothing(rows, column
 def test_a_row_of_zeros_stays_one():
     assert fp8(torch.zeros(2, 3)).dequantize().tolist() == [[0.0] * 3] * 2
     assert fp8_scale(torch.zeros(1)).item() > 0
-
-
-def nearest(x):
-    """The nearest number by search, the even one of two."""
-    clamped = max(-448.0, min(448.0, x))
-    by_distance = sorted(
-        NUMBERS, key=lambda number: (abs(number - clamped), to_fp8(torch.tensor(number)).view(torch.uint8).item() & 1)
-    )
-    return by_distance[0]
-
-
-def layer_of(kind, *, bias, **scales):
-    torch.manual_seed(0)
-    layer = kind(9, 5, bias=bias)
-    tensors = {"weight": to_fp8(torch.randn(5, 9) * 100), "weight_scale": torch.rand(5, 1), **scales}
-    if bias:
-        tensors["bias"] = torch.randn(5)
-    layer.load_state_dict(tensors, assign=True)
-    return layer, tensors
-
-
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("kind", [Fp8Linear, StaticFp8Linear])
-def test_a_linear_is_the_product_of_rounded_numbers_times_both_scales(kind, bias):
-    # 0.25 of the largest, so that a static scale saturates some.
-    scales = {"input_scale": torch.tensor([0.25 * 2 / 448])} if kind is StaticFp8Linear else {}
-    layer, tensors = layer_of(kind, bias=bias, **scales)
-    x = torch.randn(2, 3, 9)
-    expected = torch.empty(2, 3, 5)
-    for batch, token in itertools.product(range(2), range(3)):
-        values = x[batch, token].tolist()
-        step = scales["input_scale"].item() if scales else max(map(abs, values)) / 448
-        rounded = [nearest(value / step) for value in values]
-        for row in range(5):
-            product = sum(a * b for a, b in zip(rounded, tensors["weight"][row].float().tolist(), strict=True))
-            expected[batch, token, row] = product * step * tensors["weight_scale"][row].item()
-            if bias:
-                expected[batch, token, row] += tensors["bias"][row].item()
-    torch.testing.assert_close(layer(x), expected)
-
-
-def test_a_linear_gives_the_type_that_it_gets_and_zeros_for_a_token_of_zeros():
-    layer, _ = layer_of(Fp8Linear, bias=False)
-    y = layer(torch.zeros(1, 9, dtype=torch.bfloat16))
-    assert (y.dtype, y.float().tolist()) == (torch.bfloat16, [[0.0] * 5])
 
 
 def test_the_cache_gives_back_keys_and_values_rounded_in_their_scales():

@@ -4,14 +4,15 @@ A block hands its keys, normed and rotated, and its values to the cache it is ca
 gives back. So a cache of our own sees, and can change, exactly what an engine stores.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
-from saffron_quantizer.models.fp8_linear import round_to_fp8
+from saffron_quantizer.algorithms.fp8 import to_fp8
 
 _KEYWORDS = ("past_key_values", "layer_past")
 """What transformers calls the cache in the arguments of a block."""
@@ -35,6 +36,26 @@ class Fp8KvCache:
     def update(self, keys: Tensor, values: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
         """Round both."""
         return _through_fp8(keys, self._k_scale), _through_fp8(values, self._v_scale)
+
+
+class RoundingCache(DynamicCache):  # type: ignore[misc] # transformers' classes have no types
+    """All keys and values of a sequence, as an engine reads them from a cache in FP8."""
+
+    def __init__(self, config: Any, blocks: Sequence[Fp8KvCache]) -> None:  # noqa: ANN401 - as above
+        """Begin with nothing in it.
+
+        Args:
+            config: transformers', of the model.
+            blocks: what each block's keys and values go through.
+        """
+        super().__init__(config=config)
+        self._blocks = blocks
+
+    def update(self, keys: Tensor, values: Tensor, block: int, *rest: Any, **others: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401 - whatever transformers passes
+        """Round both, and add them to those of a block."""
+        rounded = self._blocks[block].update(keys, values)
+        kept: tuple[Tensor, Tensor] = super().update(*rounded, block, *rest, **others)
+        return kept
 
 
 class RangeKvCache:
@@ -78,4 +99,6 @@ def no_cache(block: str) -> StageError:
 
 
 def _through_fp8(x: Tensor, scale: Tensor) -> Tensor:
-    return (round_to_fp8(x, scale).float() * scale).to(x.dtype)
+    scale = scale.to(x.device)
+    # By a product with the reciprocal, as vLLM.
+    return (to_fp8(x.float() * scale.reciprocal()).float() * scale).to(x.dtype)

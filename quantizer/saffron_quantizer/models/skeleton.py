@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from saffron_api.candidate import KvCache
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
+from saffron_kernels.nn import Fp8Linear, Int8Linear, StaticFp8Linear
 from saffron_quantizer.models.experts import unpack
-from saffron_quantizer.models.fp8_linear import Fp8Linear, StaticFp8Linear
-from saffron_quantizer.models.int8_linear import Int8Linear
 from saffron_quantizer.models.kv_cache import Fp8KvCache
 from saffron_quantizer.models.recognize import architecture_of
 from saffron_quantizer.models.weightless import without_weights
@@ -159,6 +158,18 @@ class Skeleton:
         finally:
             for module in modules:
                 unload(module)
+
+    def load_all(self, device: torch.device) -> nn.Module:
+        """Put all weights in and return the whole model, on a device."""
+        tied = f"{self.architecture.head}.weight" if self.config.tie_word_embeddings else None
+        parameters = {name: each for name, each in self.model.named_parameters() if name != tied}
+        state = {name: self._source.read(name).to(device, each.dtype) for name, each in parameters.items()}
+        if tied is not None:
+            state[tied] = state[f"{self.architecture.embedding}.weight"]
+        self.model.load_state_dict(state, strict=False, assign=True)
+        # Buffers are left, such as the rotary embedding's frequencies.
+        whole: nn.Module = self.model.to(device).requires_grad_(requires_grad=False)
+        return whole
 
     def read_head(self) -> Tensor:
         """Read the output projection, [vocabulary, hidden]: its own, or the embedding where they are tied."""
