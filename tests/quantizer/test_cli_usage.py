@@ -156,7 +156,9 @@ def subcommands():
     return commands.choices
 
 
-@pytest.mark.parametrize("name", ["inspect", "sample", "baseline", "quantize", "evaluate", "compare", "report", "run"])
+@pytest.mark.parametrize(
+    "name", ["inspect", "sample", "baseline", "quantize", "evaluate", "compare", "report", "run", "generate"]
+)
 def test_help_explains_every_option_and_its_default(name):
     for action in subcommands()[name]._actions:
         if isinstance(action, argparse._HelpAction):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from saffron_api.candidate import KvCache
+from saffron_quantizer.algorithms.quantized import Quantized
 from saffron_quantizer.checkpoint.formats.format import Format, Recognized
 from saffron_quantizer.checkpoint.formats.registry import quantization_of
 from saffron_quantizer.checkpoint.reader import CheckpointReader
@@ -56,12 +57,17 @@ class ModelSource:
 
     def read(self, name: str) -> Tensor:
         """Read a tensor as a model computes with it: dequantized, or as codes where inputs are rounded, too."""
+        quantized = self.weight_only(name)
+        return self._reader.read(name) if quantized is None else quantized.dequantize()
+
+    def weight_only(self, name: str) -> Quantized | None:
+        """Read the codes and scales of a weight whose inputs stay as they are; None for any other tensor."""
         precision = self.precision(name)
         if self._quantization is None or precision is None or precision.activations is not Activations.AS_THEY_ARE:
-            return self._reader.read(name)
+            return None
         quantized = self._quantization[0].restored(name, precision, self._reader.read)
         # Engines hold the scales in the model's type, whatever they are stored in.
-        return replace(quantized, scale=quantized.scale.to(self.stored_dtype)).dequantize()
+        return replace(quantized, scale=quantized.scale.to(self.stored_dtype))
 
 
 def open_source(folder: Path) -> ModelSource:

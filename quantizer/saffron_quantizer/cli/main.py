@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from saffron_quantizer.cli import baseline, compare, evaluate, inspect, quantize, report, run, sample
+from saffron_quantizer.cli import baseline, compare, evaluate, generate, inspect, quantize, report, run, sample
 from saffron_quantizer.cli.outcome import end_at_sigterm
 
 _EPILOG = """\
@@ -27,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (inspect, sample, baseline, quantize, evaluate, compare, report, run):
+    for command in (inspect, sample, baseline, quantize, evaluate, compare, report, run, generate):
         command.add_to(commands)
     return parser
 

@@ -1,12 +1,13 @@
 """A model's tokenizer: texts and chats to token ids with `<bos>` exactly once, and the range of them that is scored."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
-from saffron_quantizer.data.lines import MIN_SCORE_START, Chat, Text
+from saffron_quantizer.data.lines import MIN_SCORE_START, Chat, Text, Turn
 
 _REQUIRED = "tokenizer.json"
 _DIGESTED = (_REQUIRED, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
@@ -56,6 +57,19 @@ class Tokenizer:
         """
         return self._encode_text(content.text) if isinstance(content, Text) else self._encode_chat(content)
 
+    def encode_prompt(self, content: Text | Chat) -> tuple[int, ...]:
+        """Tokenize what a model is to go on with: a text, or a chat up to where the next answer begins.
+
+        Raises:
+            NoChatTemplateError: it is a chat, and there is no template.
+        """
+        return self._tokenize(content.text if isinstance(content, Text) else self._rendered(content.turns, ask=True))[0]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of token ids, without special ones."""
+        text: str = self._fast.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
     def encode_pair(self, context: str, continuation: str) -> Encoded:
         """Tokenize a continuation, which is scored, after its context; white space between them is the former's."""
         kept = context.rstrip()
@@ -68,14 +82,10 @@ class Tokenizer:
         return Encoded(tokens, (MIN_SCORE_START, max(MIN_SCORE_START, len(tokens))))
 
     def _encode_chat(self, chat: Chat) -> Encoded:
-        if self._fast.chat_template is None:
-            raise NoChatTemplateError
         answers = [index for index, turn in enumerate(chat.turns) if turn.role == "assistant"]
         # What follows the last answer has no influence on it.
         turns = chat.turns[: answers[-1] + 1] if answers else chat.turns
-        rendered = self._fast.apply_chat_template(
-            [{"role": turn.role, "content": turn.content} for turn in turns], tokenize=False
-        )
+        rendered = self._rendered(turns, ask=False)
         if not answers:
             return self._encode_text(rendered)
         # Templates trim an answer; what is left of it stands in the rendered text as it is, last.
@@ -87,6 +97,15 @@ class Tokenizer:
         first = sum(end <= start for end in ends)
         last = sum(end < start + len(answer) for end in ends) + 1
         return Encoded(tokens, (max(MIN_SCORE_START, first), min(last, len(tokens))))
+
+    def _rendered(self, turns: Sequence[Turn], *, ask: bool) -> str:
+        """A chat as text; `ask` adds what an answer begins with."""
+        if self._fast.chat_template is None:
+            raise NoChatTemplateError
+        text: str = self._fast.apply_chat_template(
+            [{"role": turn.role, "content": turn.content} for turn in turns], tokenize=False, add_generation_prompt=ask
+        )
+        return text
 
     def _tokenize(self, text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Token ids with one `<bos>` in front, and for each the character where it ends."""
