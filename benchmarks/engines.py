@@ -40,6 +40,12 @@ CANDIDATES = (
     CandidateSpec(method="RTN", scheme="FP8", kv_cache="FP8"),
     CandidateSpec(method="RTN", scheme="W4A16", kv_cache="FP8"),
 )
+ENGINE_SETTINGS = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_INT4_W4A8": "0",  # W4A16 as it says, and not with inputs rounded to int8
+    "VLLM_LOGGING_LEVEL": "ERROR",
+}
+"""vLLM's environment."""
 
 
 def engine_python() -> Path:
@@ -62,12 +68,7 @@ def own(folder: Path, tokens: list[int], dtype: torch.dtype = torch.bfloat16) ->
 
 def served(python: Path, folders: list[Path], tokens: Path) -> list[list[float] | str]:
     """The same of each folder as vLLM serves it, or what it says where it does not."""
-    environment = {
-        **os.environ,
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_CPU_INT4_W4A8": "0",
-        "VLLM_LOGGING_LEVEL": "ERROR",
-    }
+    environment = {**os.environ, **ENGINE_SETTINGS}
     command = [str(python), str(SERVED), str(tokens), *map(str, folders)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     told = [json.loads(line) for line in done.stdout.splitlines() if line[:1] in {"[", '"'}]
