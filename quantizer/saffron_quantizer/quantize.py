@@ -34,9 +34,10 @@ from saffron_quantizer.checkpoint.tensor_file import read_header
 from saffron_quantizer.checkpoint.writer import copy_companions, write_index, write_json
 from saffron_quantizer.data.sequences import sequences_digest
 from saffron_quantizer.escalate import Make, Selection, escalate, with_rounds
-from saffron_quantizer.memory import peak_bytes
+from saffron_quantizer.memory import give_back_free_memory, give_back_library_pages, peak_bytes
 from saffron_quantizer.models.activations import ActivationMemory
 from saffron_quantizer.models.batches import BATCH_TOKENS, LENGTH_STEP
+from saffron_quantizer.models.lean_import import without_compiler
 from saffron_quantizer.models.stream import ModelStream
 from saffron_quantizer.partial import open_partial, publish
 from saffron_quantizer.plan import Plan, make_plan
@@ -51,6 +52,7 @@ _log = logging.getLogger(__name__)
 _RESULT = "result.json"
 
 
+@without_compiler()
 def quantize(
     *,
     model: Path,
@@ -113,6 +115,8 @@ def quantize(
     target = _partial_folder(store, fingerprint) if out is None else out
     result = _of_first(ranks, lambda: _finished(target, request))
     if result is None:
+        give_back_library_pages()
+        give_back_free_memory()
         memory = _open(run, target, fingerprint, work, activation_memory)
         result = _make(run, target, fingerprint, memory, progress)
     if ranks.is_first:

@@ -163,10 +163,10 @@ def test_the_final_logits_are_capped_where_the_model_caps_them(tiny_model):
 
 
 def test_batches_hold_every_sequence_once_and_no_more_tokens_than_allowed():
-    given = sequences(1, 4097, 100, 2048, 31, 2000, 33, 5000)
+    given = sequences(1, 1030, 100, 512, 31, 500, 33, 1256)
     batches = make_batches(given)
     assert sorted(position for batch in batches for position in batch.positions) == list(range(len(given)))
-    assert [tuple(batch.tokens.shape) for batch in batches] == [(1, 5024), (1, 4128), (2, 2048), (4, 128)]
+    assert [tuple(batch.tokens.shape) for batch in batches] == [(1, 1280), (1, 1056), (2, 512), (4, 128)]
     assert all(batch.tokens.numel() <= BATCH_TOKENS or len(batch.lengths) == 1 for batch in batches)
     for batch in batches:
         for row, position in enumerate(batch.positions):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-BATCH_TOKENS = 4096
+BATCH_TOKENS = 1024
 """Tokens of one batch, padding included; a longer sequence is a batch by itself. Part of what fixes the bytes."""
 LENGTH_STEP = 32
 """Padded lengths are multiples of this, so that few distinct lengths need a mask and a rotary embedding each."""

@@ -3,7 +3,8 @@
 Each linear is calibrated on what it reads once those before it are quantized, so the block runs anew up to each one.
 What a run has computed before it comes to the first linear that is not quantized yet does not change any more. So the
 outputs of the block's parts (norms, attention, MLP) are kept, and so is what the last linear of a sublayer reads: no
-later run computes them again, attention above all.
+later run computes them again, attention above all. An output is dropped once no part will read it that is still to be
+computed.
 
 Where several processes share the sequences, each runs its own, and sums are added up over all of them.
 """
@@ -18,7 +19,6 @@ from torch import Tensor, nn
 from saffron_kernels.hessian import hessian
 from saffron_quantizer.models.activations import Shelf
 from saffron_quantizer.models.architectures import Sublayer
-from saffron_quantizer.models.compute import products_in_bfloat16
 from saffron_quantizer.models.expert_calibration import ExpertCalibration
 from saffron_quantizer.models.gram import Gram
 from saffron_quantizer.models.listening import first_call
@@ -42,6 +42,8 @@ class BlockCalibration:
         self._inputs = {sublayer.module: walk.memory.shelf(count) for sublayer in self._sublayers}  # of its last linear
         self._outputs = {part: walk.memory.shelf(count) for part, _ in self._block.named_children()}
         self._pairs: set[str] = set()  # parts whose output is a pair of a tensor and None
+        self._readers = walk.readers(index)
+        self._unread: list[set[str]] = [set() for _ in range(count)]  # of each batch the parts whose output is dropped
 
     def sees_few(self, linear: str) -> bool:
         """Whether a linear is one of an expert that is calibrated on all tokens, since it is sent so few."""
@@ -61,8 +63,7 @@ class BlockCalibration:
         gram = torch.zeros(columns, columns)
 
         def add(x: Tensor) -> None:
-            with products_in_bfloat16(x.dtype):
-                hessian(x, gram)
+            hessian(x, gram)
 
         tokens = self._listen(linear, add)
         found = Gram(self._walk.ranks.sum(gram), tokens)
@@ -106,6 +107,7 @@ class BlockCalibration:
             take(flat if bool(batch.real.all()) else flat[batch.real.flatten()])
             if sublayer is not None:
                 self._inputs[sublayer.module][number] = x
+                self._drop_unread()
         return self._walk.tokens
 
     def _experts_of(self, linear: str) -> ExpertCalibration | None:
@@ -133,6 +135,21 @@ class BlockCalibration:
             self._outputs[part][self._batch] = output
             if part in self._inputs:
                 self._inputs[part].clear(self._batch)
+            self._drop_unread()
+
+    def _drop_unread(self) -> None:
+        """Forget the outputs of the batch at work that are read by parts alone that will not be computed again."""
+        for part, readers in self._readers.items():
+            if part in self._unread[self._batch] or self._batch not in self._outputs[part]:
+                continue
+            if readers and all(reader is not None and self._is_known(reader) for reader in readers):
+                self._outputs[part].clear(self._batch)
+                self._unread[self._batch].add(part)
+
+    def _is_known(self, part: str) -> bool:
+        """Whether something stands in for a part in the batch at work."""
+        known = self._batch in self._outputs[part] or part in self._unread[self._batch]
+        return known or (part in self._inputs and self._batch in self._inputs[part])
 
     def _drop(self, number: int) -> None:
         """Forget what is kept of a batch."""
@@ -147,7 +164,8 @@ class BlockCalibration:
             if number in (kept := self._inputs[sublayer.module])
         }
         known = {part: kept for part, kept in self._outputs.items() if number in kept}
-        return found | {part: _known(kept, number, pair=part in self._pairs) for part, kept in known.items()}
+        found |= {part: _known(kept, number, pair=part in self._pairs) for part, kept in known.items()}
+        return found | {part: _nothing(pair=part in self._pairs) for part in self._unread[number]}
 
     def _columns(self, linear: str) -> int:
         return self._block.get_submodule(linear).get_parameter("weight").shape[1]
@@ -183,6 +201,12 @@ def _shortened(block: nn.Module, shortcuts: dict[str, Callable[..., Any]]) -> It
 
 def _known(kept: Shelf, number: int, *, pair: bool) -> Callable[..., Any]:
     return lambda *_, **__: (kept[number], None) if pair else kept[number]
+
+
+def _nothing(*, pair: bool) -> Callable[..., Any]:
+    """For an output that nothing is computed from: no number can be taken out of it."""
+    nothing = torch.empty(0)
+    return lambda *_, **__: (nothing, None) if pair else nothing
 
 
 def _last_alone(last: nn.Module, sublayer: Sublayer, kept: Shelf, number: int) -> Callable[..., Any]:

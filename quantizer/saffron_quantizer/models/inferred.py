@@ -10,14 +10,17 @@ from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
-from transformers.conversion_mapping import get_checkpoint_conversion_mapping
-from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
 from saffron_quantizer.models.architectures import Architecture, InputGroup
+from saffron_quantizer.models.lean_import import lean_import
 from saffron_quantizer.models.observed import Observed, observe
 from saffron_quantizer.models.weightless import without_weights
+
+with lean_import():
+    from transformers import PreTrainedModel
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+    from transformers.modeling_outputs import BaseModelOutputWithPast
 
 ROUTERS = frozenset({"gate", "router", "shared_expert_gate"})
 """What the last part of a router's name is. Few bits there send tokens to other experts."""

@@ -14,6 +14,7 @@ from saffron_quantizer.models.activations import ActivationMemory, Shelf
 from saffron_quantizer.models.batches import Batch, make_batches
 from saffron_quantizer.models.compute import compute_dtype
 from saffron_quantizer.models.kv_cache import KvCache, with_cache
+from saffron_quantizer.models.liveness import Readers, readers_of_parts
 from saffron_quantizer.models.skeleton import BlockInputs, Embedding, Skeleton, unload
 from saffron_quantizer.ranks import ALONE, Ranks
 
@@ -51,6 +52,19 @@ class Walk:
         for number in range(len(self.batches)):
             self.states[number] = self.run(index, number)
 
+    @torch.no_grad()
+    def readers(self, index: int) -> Readers:
+        """Which parts of block `index`, which is loaded, read what its others give; blocks of one kind are alike."""
+        kind = tuple((part, type(module)) for part, module in self.stream.blocks[index].named_children())
+        known = self.stream.readers
+        if kind not in known and len(self.batches) > 0:
+            # One sequence tells as much as all.
+            row, keywords = self.states[0][:1], self.stream.inputs(index, self.batches[0])
+            known[kind] = readers_of_parts(
+                self.stream.blocks[index], lambda: self.stream.blocks[index](row, **keywords)
+            )
+        return known.get(kind, {})
+
     def run(self, index: int, number: int, cache: KvCache | None = None) -> Tensor:
         """The output of block `index`, which is loaded, for batch `number`; the walk stays where it is.
 
@@ -68,6 +82,7 @@ class ModelStream:
         self._skeleton = skeleton
         self._head: Tensor | None = None
         self._inputs: dict[int, list[BlockInputs]] = {}
+        self.readers: dict[tuple[tuple[str, type[nn.Module]], ...], Readers] = {}
         self.architecture = skeleton.architecture
         self.blocks = skeleton.blocks
         self.n_blocks = len(skeleton.blocks)
@@ -170,7 +185,7 @@ class ModelStream:
         batches = make_batches(ranks.share(sequences), limits=self._skeleton.length_limits)
         kept = memory or ActivationMemory()
         states = kept.shelf(len(batches))
-        with self._skeleton.embedding() as embedding:
+        with self._skeleton.embedding(batch.tokens for batch in batches) as embedding:
             for number, batch in enumerate(batches):
                 self._remember_inputs(embedding, batch)
                 states[number] = embedding.hidden(batch.tokens)
@@ -193,7 +208,7 @@ class ModelStream:
     def inputs(self, index: int, batch: Batch, cache: KvCache | None = None) -> dict[str, object]:
         """What block `index` is called with besides a batch's hidden states."""
         if batch.tokens.shape[1] not in self._inputs:
-            with self._skeleton.embedding() as embedding:
+            with self._skeleton.embedding([batch.tokens[:1]]) as embedding:
                 self._remember_inputs(embedding, batch)
         keywords = self._inputs[batch.tokens.shape[1]][index].keywords
         if cache is None and self._skeleton.kv_caches is not None:

@@ -3,12 +3,16 @@
 from pathlib import Path
 
 import torch
-import transformers
-from accelerate import init_empty_weights
-from transformers import PreTrainedModel
-from transformers.initialization import no_init_weights
 
 from saffron_api.failures import Failure, FailureReason, StageError
+from saffron_quantizer.models.attention import ATTENTION
+from saffron_quantizer.models.lean_import import lean_import
+
+with lean_import():
+    import transformers
+    from accelerate import init_empty_weights
+    from transformers import PreTrainedModel
+    from transformers.initialization import no_init_weights
 
 
 def without_weights(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
@@ -22,13 +26,16 @@ def without_weights(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
         StageError: `MODEL_MALFORMED` if transformers can't make sense of the config.
     """
     try:
-        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        # torch's own attention leaves the cap of attention logits out, and says nothing.
-        capped = getattr(config, "attn_logit_softcapping", None) is not None
-        with no_init_weights(), init_empty_weights(include_buffers=False):
+        with lean_import(), no_init_weights(), init_empty_weights(include_buffers=False):
+            config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            # torch's own attention leaves the cap of attention logits out, and says nothing.
+            capped = getattr(config, "attn_logit_softcapping", None) is not None
             model: PreTrainedModel = transformers.AutoModelForCausalLM.from_config(
                 config, dtype=dtype, attn_implementation="eager" if capped else "sdpa"
             )
+        if not capped:
+            # Only now, so that a model that does not run with torch's own attention is refused for that.
+            model.config._attn_implementation = ATTENTION  # noqa: SLF001 - what transformers looks at in every call
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise StageError(Failure(reason=FailureReason.MODEL_MALFORMED, subject="config.json")) from error
     return model.eval()
