@@ -1,15 +1,67 @@
-"""How much memory this process has needed, and how much more it may take."""
+"""How much memory this process has needed, how much more it may take, and how it gives back what it needs no more."""
 
+import ctypes
+import mmap
 import resource
 from collections.abc import Iterator
 from pathlib import Path
 
 _KIBIBYTE = 1024
 
+_MMAP_THRESHOLD, _TRIM_THRESHOLD, _ARENA_MAX = -3, -1, -8
+"""Parameters of glibc's `mallopt`, as malloc.h numbers them."""
+_OWN_MAPPING_BYTES = 6 << 20
+"""What is at least as large is mapped by itself, and so given back at once: Hessians and float copies of weights.
+
+The intermediate results of a batch are smaller. They stay in the heap, where the next ones take their place."""
+_KEPT_FREE_BYTES = 64 << 20
+
 
 def peak_bytes() -> int:
     """Peak resident memory of this process so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIBIBYTE
+
+
+def keep_memory_small() -> None:
+    """Let this process give large pieces of memory back when it frees them, and its threads share one heap.
+
+    By default glibc keeps what was freed for later, up to twice 32 MiB in each heap, and makes a heap for each thread.
+    """
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_MMAP_THRESHOLD, _OWN_MAPPING_BYTES)
+    libc.mallopt(_TRIM_THRESHOLD, _KEPT_FREE_BYTES)
+    libc.mallopt(_ARENA_MAX, 1)
+
+
+def give_back_free_memory() -> None:
+    """Give back what is free inside the heap, between pieces that are in use."""
+    ctypes.CDLL(None).malloc_trim(0)
+
+
+def give_back_library_pages() -> None:
+    """Let go of the pages of program files that were read to start the process.
+
+    Of the 230 MB of them, most are tables with which the loader prepared libraries for accelerators, once. The system
+    keeps the files in its cache and would take these pages back first when memory is short; those that are needed
+    again come back from there. Only pages that are as in the file are let go: what the loader has changed stays.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    for begin, end in _unchanged_mappings(Path("/proc/self/smaps")):
+        libc.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), mmap.MADV_DONTNEED)
+
+
+def _unchanged_mappings(smaps: Path) -> Iterator[tuple[int, int]]:
+    """From where to where files are mapped for reading alone and hold no page that is not the file's."""
+    bounds, candidate = (0, 0), False
+    for line in _lines(smaps):
+        head, *fields = line.split()
+        if not head.endswith(":"):
+            begin, _, end = head.partition("-")
+            bounds = int(begin, 16), int(end, 16)
+            rights, path = fields[0], fields[-1]
+            candidate = rights[1] == "-" and rights[3] == "p" and path.startswith("/")
+        elif head == "Anonymous:" and candidate and fields[0] == "0":
+            yield bounds
 
 
 def free_bytes(root: Path = Path("/")) -> int | None:

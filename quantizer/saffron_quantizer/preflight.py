@@ -16,7 +16,7 @@ from saffron_quantizer.models.batches import make_batches
 from saffron_quantizer.plan import Plan, folder_bytes
 
 _FLOAT = 4
-_HESSIANS = 3
+_HESSIANS = 2
 """Matrices as large as a Hessian at once while it is factorized."""
 _COPIES = 4
 """Float copies of a weight matrix at once while it is rounded: itself, reordered, and two to search its scales."""

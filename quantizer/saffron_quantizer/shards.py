@@ -46,8 +46,6 @@ def write_shards(
     """
     outer, *shards = (folder / shard_name(number + 1, len(plan.blocks) + 1) for number in range(len(plan.blocks) + 1))
     finished: list[bool] = ranks.from_first(lambda: [shard.is_file() for shard in shards])
-    if ranks.is_first and not outer.is_file():
-        copy_exactly(outer, {name: reader.entry(name) for name in plan.outside}, reader.read)
     if not sequences and not ranks.is_first:
         return []
     walk = stream.walk(sequences, memory=memory, ranks=ranks) if sequences else None
@@ -60,6 +58,8 @@ def write_shards(
     needed = [index for index in range(len(shards)) if walk is not None or not finished[index]]
     notes = []
     with behind() as put_away, ahead(tensors_of, needed) as blocks:
+        if ranks.is_first and not outer.is_file():
+            put_away(partial(copy_exactly, outer, {name: reader.entry(name) for name in plan.outside}, reader.pieces))
         for index, shard in enumerate(shards):
             if finished[index]:
                 _replay(index, walk, blocks)

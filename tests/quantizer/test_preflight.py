@@ -87,7 +87,7 @@ def test_the_needs_of_gptq_are_those_of_its_shapes(tiny_model):
         blocks=2 * elements * 2 + elements * 4 + 2 * (make_plan(CheckpointReader(model), GPTQ).bytes // 2),
         # The longest sequence is padded to 64 tokens, and alone a batch of 64; the other two make one of 2 x 32.
         forward=192 * (3 * 128 * 4 + 128 * 4) + 128 * 128 * 4,
-        rounding=4 * (3 * 128**2 + 4 * 64 * 128),
+        rounding=4 * (2 * 64**2 + 4 * 256 * 64),  # of gate and up
         activations=192 * (64 + 64 + 128) * 4,
         checkpoint=make_plan(CheckpointReader(model), GPTQ).bytes + shards,
     )

@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from saffron_api.failures import FailureReason, StageError
+from saffron_quantizer.checkpoint import tensor_file
 from saffron_quantizer.checkpoint.reader import CheckpointReader
-from saffron_quantizer.checkpoint.tensor_file import read_entry, read_header
+from saffron_quantizer.checkpoint.tensor_file import pieces_of, read_header, read_pieces, read_rows
 from saffron_quantizer.checkpoint.writer import copy_tensors, write_tensors
 from saffron_quantizer.models.stream import ModelStream
 
@@ -167,6 +168,18 @@ def test_a_pickle_beside_safetensors_is_left_alone(folder):
     assert CheckpointReader(folder).entries
 
 
+def test_a_tensor_is_read_in_pieces_and_a_matrix_by_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(tensor_file, "_PIECE_BYTES", 12)
+    matrix = torch.arange(10, dtype=torch.bfloat16).reshape(5, 2)
+    write_tensors(tmp_path / "one.safetensors", {"a": torch.zeros(3), "b": matrix, "none": torch.zeros(0, 2)})
+    entries = read_header(tmp_path / "one.safetensors")
+    pieces = [[0.0, 1.0, 2.0, 3.0, 4.0, 5.0], [6.0, 7.0, 8.0, 9.0]]
+    assert [piece.tolist() for piece in read_pieces(entries["b"])] == pieces
+    assert [piece.tolist() for piece in pieces_of(matrix)] == pieces
+    assert [piece.numel() for piece in read_pieces(entries["none"])] == []
+    assert read_rows(entries["b"], torch.tensor([4, 0, 4])).tolist() == [[8.0, 9.0], [0.0, 1.0], [8.0, 9.0]]
+
+
 def test_tensors_are_copied_one_by_one_into_the_bytes_that_writing_them_at_once_gives(tmp_path):
     tensors = {"b": torch.ones(3, 2, dtype=torch.bfloat16), "a": torch.arange(5.0), "c": torch.zeros(0, 4)}
     write_tensors(tmp_path / "one.safetensors", tensors)
@@ -175,7 +188,7 @@ def test_tensors_are_copied_one_by_one_into_the_bytes_that_writing_them_at_once_
 
     def read_one(name):
         read.append(name)
-        return read_entry(entries[name])
+        return read_pieces(entries[name])
 
     copy_tensors(tmp_path / "two.safetensors", entries, read_one)
     assert (tmp_path / "two.safetensors").read_bytes() == (tmp_path / "one.safetensors").read_bytes()

@@ -24,6 +24,7 @@ from saffron_quantizer.algorithms.scales import LEAST_SQUARES, MIN_MAX, Search, 
 DAMPINGS = (0.01, 0.03, 0.1, 0.3, 1.0)
 """Shares of the diagonal's mean that are added to it: the first that makes the Hessian positive definite is taken."""
 _BLOCK = 128
+_PIECE = 1 << 18
 _SMALL = 256
 """Columns below which a triangle is inverted by substitution."""
 
@@ -112,8 +113,8 @@ def _inverse_factor(H: Tensor, added: Tensor, turns: Tensor) -> Tensor | None:
     """The upper U with Uᵀ U = (H + diag(added))⁻¹ for reordered columns, or None if that is not positive definite.
 
     With J the reversal of all columns, J H J = L Lᵀ gives H = R Rᵀ with R = J L J upper triangular, so U = R⁻¹. That is
-    one factorization and one triangular inverse instead of two factorizations and a full inverse. Besides H, at most
-    two matrices of its size are there at once: that of a wide layer has half a gigabyte.
+    one factorization and one triangular inverse instead of two factorizations and a full inverse. Besides H, one matrix
+    of its size is there: that of a wide layer has half a gigabyte.
     """
     backwards = turns.flip(0)
     damped = H[backwards[:, None], backwards]
@@ -123,10 +124,23 @@ def _inverse_factor(H: Tensor, added: Tensor, turns: Tensor) -> Tensor | None:
     torch.linalg.cholesky_ex(damped.T, out=(damped.T, info))
     if int(info) != 0:
         return None
-    U = damped.T.flip(0, 1)
-    del damped
+    # The numbers of a matrix in reverse are J A J.
+    _reverse(damped.view(-1))
+    U = damped.T
     _invert_triangle(U)
     return U if _is_finite(U) else None
+
+
+def _reverse(numbers: Tensor) -> None:
+    """Turn a vector around in its place, a piece from either end at a time."""
+    left, right = 0, len(numbers)
+    while right - left > 1:
+        size = min(_PIECE, (right - left) // 2)
+        first, last = numbers[left : left + size], numbers[right - size : right]
+        turned = first.flip(0)
+        first.copy_(last.flip(0))
+        last.copy_(turned)
+        left, right = left + size, right - size
 
 
 def _invert_triangle(R: Tensor) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
 from saffron_quantizer.algorithms.quantized import Quantized
 from saffron_quantizer.checkpoint.formats.format import Format
-from saffron_quantizer.checkpoint.tensor_file import TensorEntry, read_entry, read_header
+from saffron_quantizer.checkpoint.tensor_file import TensorEntry, pieces_of, read_header, read_pieces
 from saffron_quantizer.checkpoint.writer import copy_tensors, write_tensors
 from saffron_quantizer.precision import Precision
 
@@ -44,23 +44,26 @@ def write_exactly(path: Path, tensors: Mapping[str, Tensor]) -> None:
             gone again.
     """
     write_tensors(path, tensors)
-    _require_same(path, tensors, tensors.__getitem__)
+    _require_same(path, tensors, lambda name: pieces_of(tensors[name]))
 
 
-def copy_exactly(path: Path, entries: Mapping[str, TensorEntry], read: Callable[[str], Tensor]) -> None:
+def copy_exactly(path: Path, entries: Mapping[str, TensorEntry], pieces: Callable[[str], Iterable[Tensor]]) -> None:
     """Copy tensors into a safetensors file, as `copy_tensors` does, and read both again.
 
     Raises:
-        StageError: as for `write_exactly`, or what `read` raises.
+        StageError: as for `write_exactly`, or what `pieces` raises.
     """
-    copy_tensors(path, entries, read)
-    _require_same(path, entries, read)
+    copy_tensors(path, entries, pieces)
+    _require_same(path, entries, pieces)
 
 
-def _require_same(path: Path, names: Iterable[str], read: Callable[[str], Tensor]) -> None:
-    entries = read_header(path)
-    for name in names:
-        if not _same(read_entry(entries[name]), read(name)):
+def _require_same(
+    path: Path, wanted: Mapping[str, Tensor | TensorEntry], pieces: Callable[[str], Iterable[Tensor]]
+) -> None:
+    written = read_header(path)
+    for name, each in wanted.items():
+        alike = written[name].dtype == each.dtype and written[name].shape == tuple(each.shape)
+        if not alike or not all(map(_same, read_pieces(written[name]), pieces(name))):
             path.unlink()
             raise StageError(Failure(reason=FailureReason.INPUT_OUTPUT, subject=subject_of(f"{path.name}({name})")))
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,15 @@ import torch
 from torch import Tensor
 
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
-from saffron_quantizer.checkpoint.tensor_file import TensorEntry, incomplete, malformed, read_entry, read_header
+from saffron_quantizer.checkpoint.tensor_file import (
+    TensorEntry,
+    incomplete,
+    malformed,
+    read_entry,
+    read_header,
+    read_pieces,
+    read_rows,
+)
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -38,10 +47,23 @@ class CheckpointReader:
             StageError: `MODEL_INCOMPLETE` if there is none of that name, `MODEL_NOT_FINITE` if it holds NaN or
                 infinity, `MODEL_MALFORMED` if its file is cut short.
         """
-        tensor = read_entry(self.entry(name))
-        if tensor.is_floating_point() and not is_finite(tensor):
-            raise StageError(Failure(reason=FailureReason.MODEL_NOT_FINITE, subject=subject_of(name)))
-        return tensor
+        return _finite(name, read_entry(self.entry(name)))
+
+    def pieces(self, name: str) -> Iterator[Tensor]:
+        """Read a tensor piece by piece, each [n].
+
+        Raises:
+            StageError: as for `read`.
+        """
+        return (_finite(name, piece) for piece in read_pieces(self.entry(name)))
+
+    def rows(self, name: str, rows: Tensor) -> Tensor:
+        """Read some rows of a matrix, [n] int64 -> [n, d].
+
+        Raises:
+            StageError: as for `read`.
+        """
+        return _finite(name, read_rows(self.entry(name), rows))
 
     def entry(self, name: str) -> TensorEntry:
         """Where a tensor lies.
@@ -62,6 +84,12 @@ class CheckpointReader:
     def parameters(self) -> int:
         """Elements of all tensors."""
         return sum(entry.elements for entry in self.entries.values())
+
+
+def _finite(name: str, tensor: Tensor) -> Tensor:
+    if tensor.is_floating_point() and not is_finite(tensor):
+        raise StageError(Failure(reason=FailureReason.MODEL_NOT_FINITE, subject=subject_of(name)))
+    return tensor
 
 
 def is_finite(tensor: Tensor) -> bool:

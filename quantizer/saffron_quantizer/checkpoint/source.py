@@ -55,6 +55,10 @@ class ModelSource:
         if not is_packed and self._reader.entry(name).shape != shape:
             raise malformed(name)
 
+    def rows(self, name: str, rows: Tensor) -> Tensor:
+        """Read some rows of a matrix as a model computes with it, [n] int64 -> [n, d]."""
+        return self._reader.rows(name, rows) if self.precision(name) is None else self.read(name)[rows]
+
     def read(self, name: str) -> Tensor:
         """Read a tensor as a model computes with it: dequantized, or as codes where inputs are rounded, too."""
         quantized = self.weight_only(name)

@@ -6,7 +6,7 @@ into memory, so that a folder on a network volume can't kill the process with SI
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -19,6 +19,7 @@ from saffron_api.failures import Failure, FailureReason, StageError, subject_of
 
 _LENGTH_BYTES = 8
 _MAX_HEADER_BYTES = 100_000_000
+_PIECE_BYTES = 1 << 23
 
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -116,6 +117,45 @@ def read_entry(entry: TensorEntry) -> Tensor:
         with entry.path.open("rb") as file:
             _fill(file.fileno(), raw.numpy().data, entry.offset, entry.path.name)
     return raw.view(entry.dtype).reshape(entry.shape)
+
+
+def read_pieces(entry: TensorEntry) -> Iterator[Tensor]:
+    """Read one tensor piece by piece, each [n] and of at most 8 MiB, in memory of its own.
+
+    Raises:
+        StageError: as for `read_entry`.
+    """
+    elements = _PIECE_BYTES // entry.dtype.itemsize
+    for begin in range(0, entry.elements, elements):
+        count = min(elements, entry.elements - begin)
+        offset = entry.offset + begin * entry.dtype.itemsize
+        yield read_entry(TensorEntry(entry.path, entry.dtype, (count,), offset))
+
+
+def pieces_of(tensor: Tensor) -> Iterator[Tensor]:
+    """A tensor as `read_pieces` gives it."""
+    return iter(torch.split(tensor.contiguous().reshape(-1), _PIECE_BYTES // tensor.dtype.itemsize))
+
+
+def read_rows(entry: TensorEntry, rows: Tensor) -> Tensor:
+    """Read some rows of a matrix.
+
+    Args:
+        entry: of a matrix [R, d].
+        rows: [n] int64.
+
+    Returns:
+        [n, d].
+
+    Raises:
+        StageError: as for `read_entry`.
+    """
+    columns = entry.shape[1]
+    raw = torch.empty(len(rows), columns * entry.dtype.itemsize, dtype=torch.uint8)
+    with entry.path.open("rb") as file:
+        for row, place in zip(rows.tolist(), raw.numpy(), strict=True):
+            _fill(file.fileno(), place.data, entry.offset + row * len(place), entry.path.name)
+    return raw.view(entry.dtype)
 
 
 def _fill(descriptor: int, buffer: memoryview, offset: int, name: str) -> None:

@@ -1,7 +1,7 @@
 """Writing a checkpoint's files: safetensors shards and what goes with them, each whole or absent."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from saffron_quantizer.atomic import write_chunks, write_file
 from saffron_quantizer.checkpoint.reader import INDEX
-from saffron_quantizer.checkpoint.tensor_file import DTYPES, TensorEntry
+from saffron_quantizer.checkpoint.tensor_file import DTYPES, TensorEntry, pieces_of
 
 _ALIGNMENT = 8
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -43,25 +43,26 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, mode: int = 0o64
         StageError: `STORAGE_FULL`.
     """
     kinds = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
-    write_chunks(path, _chunks(kinds, tensors.__getitem__), mode=mode)
+    write_chunks(path, _chunks(kinds, lambda name: pieces_of(tensors[name])), mode=mode)
 
 
-def copy_tensors(path: Path, entries: Mapping[str, TensorEntry], read: Callable[[str], Tensor]) -> None:
-    """Write tensors of other files into one file, with no more than one of them in memory.
+def copy_tensors(path: Path, entries: Mapping[str, TensorEntry], pieces: Callable[[str], Iterable[Tensor]]) -> None:
+    """Write tensors of other files into one file, with no more than one piece in memory.
 
     Args:
         path: the file.
         entries: what is known of each tensor.
-        read: reads one by its name.
+        pieces: reads one by its name, piece by piece.
 
     Raises:
-        StageError: `STORAGE_FULL`, or what `read` raises.
+        StageError: `STORAGE_FULL`, or what `pieces` raises.
     """
-    write_chunks(path, _chunks({name: (entry.dtype, entry.shape) for name, entry in entries.items()}, read), mode=0o644)
+    kinds = {name: (entry.dtype, entry.shape) for name, entry in entries.items()}
+    write_chunks(path, _chunks(kinds, pieces), mode=0o644)
 
 
 def _chunks(
-    kinds: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], read: Callable[[str], Tensor]
+    kinds: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], pieces: Callable[[str], Iterable[Tensor]]
 ) -> Iterator[bytes | memoryview]:
     """The file piece by piece: the widest elements first, so that each tensor is aligned to its own."""
     names = sorted(kinds, key=lambda name: (-kinds[name][0].itemsize, name))
@@ -76,7 +77,8 @@ def _chunks(
     text += b" " * (-len(text) % _ALIGNMENT)
     yield len(text).to_bytes(_ALIGNMENT, "little") + text
     for name in names:
-        yield read(name).contiguous().reshape(-1).view(torch.uint8).numpy().data
+        for piece in pieces(name):
+            yield piece.view(torch.uint8).numpy().data
 
 
 def write_index(folder: Path, shards: Mapping[str, Mapping[str, int]]) -> None:

@@ -120,10 +120,12 @@ def _work(arguments: argparse.Namespace) -> Outcome:
             arguments.refuse(f"{option} is of use only with --escalate-max-bytes-ratio")
     # Torch takes seconds that --help need not wait for.
     from saffron_quantizer.atomic import private_folder  # noqa: PLC0415
+    from saffron_quantizer.memory import keep_memory_small  # noqa: PLC0415
     from saffron_quantizer.progress import ignore  # noqa: PLC0415
     from saffron_quantizer.quantize import quantize, reported  # noqa: PLC0415
     from saffron_quantizer.ranks import joined  # noqa: PLC0415
 
+    keep_memory_small()
     if arguments.work is not None:
         private_folder(arguments.work)
     # Before the processes meet: one that starts again after the first has ended would wait for nobody.

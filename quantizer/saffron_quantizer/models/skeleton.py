@@ -1,6 +1,6 @@
 """A model's modules without its weights: transformers' own classes, into which weights are put block by block."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -42,6 +42,10 @@ class WeightSource(Protocol):
 
     def read(self, name: str) -> Tensor:
         """Read one tensor, checked."""
+        ...
+
+    def rows(self, name: str, rows: Tensor) -> Tensor:
+        """Read some rows of a matrix, [n] int64 -> [n, d], checked."""
         ...
 
     def precision(self, weight: str) -> Precision | None:
@@ -132,8 +136,14 @@ class Skeleton:
         return found
 
     @contextmanager
-    def embedding(self) -> Iterator["Embedding"]:
-        """What comes before the first block, with its weights for as long as the context lasts."""
+    def embedding(self, tokens: Iterable[Tensor]) -> Iterator["Embedding"]:
+        """What comes before the first block, with its weights for as long as the context lasts.
+
+        Of the tokens' embedding, which may be larger than all blocks, it has the rows of those that are given.
+
+        Args:
+            tokens: those that it will be called with, each of any shape, int64.
+        """
         inner, final = self.inner, {module for _, module in self.final}
         prefix = self.architecture.blocks.rpartition(".")[0]
         parts = [
@@ -142,12 +152,27 @@ class Skeleton:
             if module is not self.blocks and module not in final
         ]
         for name, module in parts:
-            self._load(module, name, self._source.read)
+            if name != self.architecture.embedding:
+                self._load(module, name, self._source.read)
         try:
-            yield Embedding(self)
+            with self._rows_alone(torch.unique(torch.cat([each.flatten() for each in tokens]))):
+                yield Embedding(self)
         finally:
             for _, module in parts:
                 unload(module)
+
+    @contextmanager
+    def _rows_alone(self, tokens: Tensor) -> Iterator[None]:
+        """Let the tokens' embedding know some tokens alone, [n] int64 in ascending order."""
+        table, name = self.model.get_submodule(self.architecture.embedding), f"{self.architecture.embedding}.weight"
+        whole = table.weight
+        table.weight = nn.Parameter(self._source.rows(name, tokens).to(self.dtype), requires_grad=False)
+        numbers = table.register_forward_pre_hook(lambda _, args: (torch.searchsorted(tokens, args[0]), *args[1:]))
+        try:
+            yield
+        finally:
+            numbers.remove()
+            table.weight = whole
 
     @contextmanager
     def ending(self) -> Iterator[Callable[[Tensor], Tensor]]:
@@ -211,7 +236,12 @@ def unload(module: nn.Module) -> None:
     """Give back the memory of a module's parameters; its buffers stay."""
     for owner in module.modules():
         for name, parameter in owner.named_parameters(recurse=False):
-            setattr(owner, name, nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False))
+            setattr(owner, name, _absent(parameter))
+
+
+def _absent(parameter: Tensor) -> nn.Parameter:
+    """A parameter of the same kind that takes no memory. `empty_like` would do, but imports sympy first."""
+    return nn.Parameter(torch.empty(parameter.shape, dtype=parameter.dtype, device="meta"), requires_grad=False)
 
 
 @dataclass(frozen=True)
