@@ -26,7 +26,6 @@ from saffron_api.candidate import CandidateSpec, Method, Scheme  # noqa: E402
 from saffron_dev.gemma import fetch_gemma  # noqa: E402
 from saffron_dev.prose import fetch_prose  # noqa: E402
 from saffron_quantizer.checkpoint.reader import CheckpointReader  # noqa: E402
-from saffron_quantizer.models.compute import products_in_bfloat16  # noqa: E402
 from saffron_quantizer.plan import Plan, make_plan  # noqa: E402
 from saffron_quantizer.progress import ignore  # noqa: E402
 from saffron_quantizer.quantize import quantize  # noqa: E402
@@ -55,15 +54,14 @@ class Part:
     speed: float
 
 
-def speed(dtype: torch.dtype, *, sums: torch.dtype) -> float:
-    """Operations a second of a large matrix product: of a type, its sums in another."""
-    a, b = (torch.randn(SIZE, SIZE).to(dtype).to(sums) for _ in range(2))
+def speed(dtype: torch.dtype) -> float:
+    """Operations a second of a large matrix product of a type."""
+    a, b = (torch.randn(SIZE, SIZE).to(dtype) for _ in range(2))
     best = float("inf")
-    with products_in_bfloat16(dtype):
-        for _ in range(3):
-            begun = time.monotonic()
-            a @ b
-            best = min(best, time.monotonic() - begun)
+    for _ in range(3):
+        begun = time.monotonic()
+        a @ b
+        best = min(best, time.monotonic() - begun)
     return 2 * SIZE**3 / best
 
 
@@ -79,21 +77,19 @@ def shapes(reader: CheckpointReader, plan: Plan) -> list[tuple[int, int]]:
 
 def parts(stacks: Sequence[tuple[int, int]], tokens: int, config: dict[str, int], length: int) -> list[Part]:
     """The parts, with their least work: linears once, causal attention once, half of each symmetric product."""
-    bf16, mixed = speed(torch.bfloat16, sums=torch.bfloat16), speed(torch.bfloat16, sums=torch.float32)
-    fp32 = speed(torch.float32, sums=torch.float32)
+    bf16, fp32 = speed(torch.bfloat16), speed(torch.float32)
     heads = config["num_hidden_layers"] * config["num_attention_heads"] * config["head_dim"]
     forward = 2 * tokens * sum(rows * columns for rows, columns in stacks) + 2 * tokens * length * heads
     gram = tokens * sum(columns**2 for _, columns in stacks)
-    orders = 2
-    factors = orders * sum(2 / 3 * columns**3 for _, columns in stacks)
-    updates = orders * sum(rows * columns**2 for rows, columns in stacks)
+    factors = sum(2 / 3 * columns**3 for _, columns in stacks)
+    updates = sum(rows * columns**2 for rows, columns in stacks)
     energy = 2 * sum(rows * columns**2 for rows, columns in stacks)
     return [
         Part("forward passes", "stream.py:run", ("hessian_cpu.py:add_lower",), forward, bf16),
-        Part("Hessians", "hessian_cpu.py:add_lower", (), gram, mixed),
-        Part("Cholesky factors, both orders", "gptq.py:factorize", (), factors, fp32),
+        Part("Hessians", "hessian_cpu.py:add_lower", (), gram, bf16),
+        Part("Cholesky factors", "gptq.py:factorize", (), factors, fp32),
         Part("scales", "scales.py:find_scales", (), 0, fp32),
-        Part("columns, both orders", "gptq.py:gptq", ("scales.py:find_scales",), updates, fp32),
+        Part("columns", "gptq.py:gptq", ("scales.py:find_scales",), updates, fp32),
         Part(
             "figures for the report",
             "round_linears.py:gptq_linears",

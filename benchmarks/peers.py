@@ -5,8 +5,9 @@
 
 Fetches Gemma 3 270M and the prose, makes the peer's virtual environment in the cache, runs the programs in turn, each
 by itself, and prints a table. Wall time and CPU time are of whole processes, from import to fsync; memory is the
-kernel's own peak (`ru_maxrss`) of the largest process. Ratios are taken within each repeat, so that what slows the
-machine for a while slows both; shown are medians and, in brackets, the least and the largest.
+kernel's own peak (`ru_maxrss`) of the largest process. One run of each goes before and is not counted: it leaves
+Python's bytecode and compiled loops in caches, as an installed program has them. Ratios are taken within each repeat,
+so that what slows the machine for a while slows both; shown are medians and, in brackets, the least and the largest.
 """
 
 import argparse
@@ -96,11 +97,17 @@ def sampled(rows: Sequence[Sequence[int]]) -> str:
     return "".join(json.dumps(line) + "\n" for line in lines)
 
 
+def _environment() -> dict[str, str]:
+    """This process's environment, in which Python keeps bytecode, in a folder that no other program changes."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, "PYTHONPYCACHEPREFIX": str(cache_folder() / "peers" / "bytecode")}
+
+
 def measure(command: list[str | Path]) -> Run:
     """Run a program to its end."""
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         begun = time.monotonic()
-        child = subprocess.Popen(command, stdout=output, stderr=errors)
+        child = subprocess.Popen(command, stdout=output, stderr=errors, env=_environment())
         _, status, usage = os.wait4(child.pid, 0)
         seconds = time.monotonic() - begun
         child.returncode = os.waitstatus_to_exitcode(status)
@@ -163,12 +170,14 @@ def compare(row: Row, place: Place, repeats: int, base: float) -> None:
     """Run both programs in turn and print a row's lines."""
     runs: dict[str, list[Run]] = {name: [] for name in PROGRAMS}
     quality: dict[str, float] = {}
-    for _ in range(repeats):
+    for number in range(repeats + 1):
         for name, command in PROGRAMS.items():
             out = place.scratch / "out"
-            runs[name].append(measure(command(row, place, out)))
-            if name not in quality:
+            run = measure(command(row, place, out))
+            if number == 0:
                 quality[name] = perplexity(out, place.held_out)
+            else:
+                runs[name].append(run)
             shutil.rmtree(out)
     for name, own in runs.items():
         print(
