@@ -58,8 +58,8 @@ def _unchanged_mappings(smaps: Path) -> Iterator[tuple[int, int]]:
         if not head.endswith(":"):
             begin, _, end = head.partition("-")
             bounds = int(begin, 16), int(end, 16)
-            rights, path = fields[0], fields[-1]
-            candidate = rights[1] == "-" and rights[3] == "p" and path.startswith("/")
+            rights, *_ = fields
+            candidate = rights[1] == "-" and rights[3] == "p" and "/" in line
         elif head == "Anonymous:" and candidate and fields[0] == "0":
             yield bounds
 
