@@ -56,10 +56,16 @@ ROWS = (
     Row("RTN", ("--method", "rtn", "--scheme", "w4a16"), calibrated=False, theirs="RTN"),
     Row("GPTQ", ("--method", "gptq", "--scheme", "w4a16"), calibrated=True, theirs="GPTQ"),
     Row("AWQ", ("--method", "awq", "--scheme", "w4a16"), calibrated=True, theirs="AWQ"),
+    Row(
+        "AWQ with zero points",
+        ("--method", "awq", "--scheme", "w4a16", "--format", "autoawq", "--symmetric", "false"),
+        calibrated=True,
+        theirs="AWQ_ASYM",
+    ),
     # The peer's SmoothQuant breaks this model, so ours is held against its plain W8A8.
     Row("SmoothQuant", ("--method", "smoothquant", "--scheme", "w8a8"), calibrated=True, theirs="W8A8"),
 )
-"""W4A16 is symmetric with groups of 128 in both programs, W8A8 int8 with dynamic scales a token."""
+"""W4A16 has groups of 128 in both programs and is symmetric where nothing is said; W8A8 is int8, dynamic by token."""
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,14 @@ from llmcompressor.modifiers.transform.awq import AWQModifier
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 W4A16 = {"targets": "Linear", "scheme": "W4A16", "ignore": ["lm_head"]}
+W4A16_ASYM = {**W4A16, "scheme": "W4A16_ASYM"}
 W8A8 = {"targets": "Linear", "scheme": "W8A8", "ignore": ["lm_head"]}
 # Recipes without data, and those that read the calibration tokens.
 PLAIN = {"RTN": lambda: [QuantizationModifier(**W4A16)], "W8A8": lambda: [QuantizationModifier(**W8A8)]}
 CALIBRATED = {
     "GPTQ": lambda: [GPTQModifier(**W4A16)],
     "AWQ": lambda: [AWQModifier(), QuantizationModifier(**W4A16)],
+    "AWQ_ASYM": lambda: [AWQModifier(), QuantizationModifier(**W4A16_ASYM)],
 }
 
 model_folder, tokens_file, recipe, out = sys.argv[1:]

@@ -6,9 +6,12 @@ import sys
 from pathlib import Path
 
 import torch
+from autoawq import is_autoawq, load_autoawq
 from transformers import AutoModelForCausalLM
 
-model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.bfloat16).eval()
+folder = Path(sys.argv[1])
+read = load_autoawq if is_autoawq(folder) else AutoModelForCausalLM.from_pretrained
+model = read(folder, dtype=torch.bfloat16).eval()
 total, count = 0.0, 0
 with torch.no_grad():
     for row in json.loads(Path(sys.argv[2]).read_text()):
