@@ -28,7 +28,7 @@ from saffron_kernels.hessian import hessian_finish
 from saffron_quantizer.algorithms.gptq import Factor, Order, factorize, gptq
 from saffron_quantizer.algorithms.quantized import Grid, Quantized
 from saffron_quantizer.algorithms.rtn import rtn
-from saffron_quantizer.algorithms.scales import LEAST_SQUARES, MIN_MAX, UNCLIPPED, Search
+from saffron_quantizer.algorithms.scales import FOURTH_POWER, LEAST_SQUARES, MIN_MAX, Search
 from saffron_quantizer.checkpoint.writer import copy_companions
 from saffron_quantizer.models.calibration import BlockCalibration
 from saffron_quantizer.models.stream import ModelStream, Walk
@@ -61,7 +61,7 @@ SEARCHES: dict[str, Callable[[Tensor, Factor], Search]] = {
 }
 WAYS: dict[str, Rounded] = {
     "RTN, min-max": by_rtn(lambda _: MIN_MAX),
-    "RTN, squared error, not clipping": by_rtn(lambda _: UNCLIPPED),
+    "RTN, fourth power": by_rtn(lambda _: FOURTH_POWER),
     "RTN, squared error": by_rtn(lambda _: LEAST_SQUARES),
     "RTN, times diag(H)": by_rtn(lambda H: Search(importance=H.diagonal())),
 } | {

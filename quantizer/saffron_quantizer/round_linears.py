@@ -14,7 +14,7 @@ from saffron_quantizer.algorithms.fp8 import fp8
 from saffron_quantizer.algorithms.gptq import Order, Rounding, factorize, gptq
 from saffron_quantizer.algorithms.quantized import Grid, Quantized
 from saffron_quantizer.algorithms.rtn import rtn
-from saffron_quantizer.algorithms.scales import LEAST_SQUARES, MIN_MAX, UNCLIPPED, Search
+from saffron_quantizer.algorithms.scales import FOURTH_POWER, LEAST_SQUARES, MIN_MAX, Search
 
 ORDERS: dict[ActOrder, tuple[Order, ...]] = {
     ActOrder.AUTO: (Order.STATIC, Order.NONE),
@@ -69,11 +69,11 @@ def rtn_linears(
     Args:
         weights: [R, d] each, by the linear's name inside its block.
         grid: what their weights are rounded to.
-        scale_search: how scales are found; None for the least squared error.
+        scale_search: how scales are found; None for the least error of the weights, to its fourth power.
         squares: [d] float32, the sum of each input's squares, where that is known; `ScaleSearch.HESSIAN` needs it.
     """
     asked = scale_search or ScaleSearch.MSE
-    search = _search(asked, squares, UNCLIPPED)
+    search = _search(asked, squares, FOURTH_POWER)
     ratio = None if squares is None else channel_ratio(squares)
     return [
         RoundedLinear(rtn(W, grid, search), LinearNote(name, scale_search=asked.value, largest_channel_ratio=ratio))

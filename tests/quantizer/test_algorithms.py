@@ -1,5 +1,7 @@
 """The algorithms against their definitions, written out slowly and in float64."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,10 +12,9 @@ from saffron_quantizer.algorithms.gptq import DAMPINGS, Order, UnstableHessianEr
 from saffron_quantizer.algorithms.quantized import Grid
 from saffron_quantizer.algorithms.rtn import rtn
 from saffron_quantizer.algorithms.scales import (
+    FOURTH_POWER,
     LEAST_SQUARES,
     MIN_MAX,
-    SHRINKS,
-    UNCLIPPED,
     Search,
     find_scales,
     round_to_codes,
@@ -115,22 +116,23 @@ def slow_scale(w, shrink, *, symmetric):
 
 
 @SYMMETRIC
+@pytest.mark.parametrize("search", [LEAST_SQUARES, FOURTH_POWER], ids=["squares", "fourth powers"])
 @pytest.mark.parametrize("weighed", [False, True], ids=["weights", "weights times activity"])
 @pytest.mark.parametrize(("rows", "columns", "group"), SHAPES)
-def test_the_scale_search_finds_the_least_error_of_its_grid(rows, columns, group, weighed, symmetric):
+def test_the_scale_search_finds_the_least_error_of_its_grid(*, rows, columns, group, weighed, search, symmetric):
     W, size = weights(rows, columns), group or columns
     importance = weights(1, columns, seed=5)[0].square() if weighed else None
-    found = find_scales(W, Grid(4, group, torch.float32, symmetric), Search(importance=importance))
+    found = find_scales(W, Grid(4, group, torch.float32, symmetric), replace(search, importance=importance))
     for row in range(rows):
         for number in range(columns // size):
             part = slice(number * size, (number + 1) * size)
             errors = []
-            for shrink in SHRINKS:
+            for shrink in search.factors:
                 scale, zero = slow_scale(W[row, part], shrink, symmetric=symmetric)
                 code = torch.clamp(torch.round(W[row, part] / scale) + zero, -8, 7)
-                squared = ((code - zero) * scale - W[row, part]) ** 2
-                errors.append(float((squared * (1 if importance is None else importance[part])).sum()))
-            best, zero = slow_scale(W[row, part], SHRINKS[errors.index(min(errors))], symmetric=symmetric)
+                power = ((code - zero) * scale - W[row, part]) ** search.exponent
+                errors.append(float((power * (1 if importance is None else importance[part])).sum()))
+            best, zero = slow_scale(W[row, part], search.factors[errors.index(min(errors))], symmetric=symmetric)
             assert found.scale[row, number] == pytest.approx(float(best), rel=1e-6)
             assert symmetric or found.zero[row, number] == zero
 
@@ -142,17 +144,21 @@ def test_a_group_whose_inputs_are_all_dead_keeps_its_whole_range():
 
 
 @SYMMETRIC
-@pytest.mark.parametrize("search", [LEAST_SQUARES, UNCLIPPED], ids=["clipping", "not clipping"])
+@pytest.mark.parametrize("search", [LEAST_SQUARES, FOURTH_POWER], ids=["squares", "fourth powers"])
 def test_searched_scales_leave_less_error_than_min_max(search, symmetric):
     W, grid = weights(9, 256), Grid(4, 64, torch.bfloat16, symmetric)
-    searched, plain = ((W - dequantized(rtn(W, grid, each))).square().sum(dim=1) for each in (search, MIN_MAX))
+    errors = (W - dequantized(rtn(W, grid, each)) for each in (search, MIN_MAX))
+    searched, plain = (error.pow(search.exponent).sum(dim=1) for error in errors)
     assert (searched <= plain).all()
     assert searched.sum() < plain.sum()
 
 
-def test_without_data_no_scale_is_below_the_min_max_one():
+def test_without_data_a_weight_far_above_all_others_is_hardly_clipped():
     W, grid = weights(9, 256), Grid(4, 64, torch.bfloat16)
-    assert (rtn(W, grid).scale >= rtn(W, grid, MIN_MAX).scale).all()
+    W[:, ::64] = 12
+    # The largest code, 7, is half a step below the largest weight already without any search: 12 / 15 is a 15th of it.
+    assert ((W - dequantized(rtn(W, grid)))[:, ::64] <= 0.1 * 12).all()
+    assert ((W - dequantized(rtn(W, grid, LEAST_SQUARES)))[:, ::64] > 0.1 * 12).any()
 
 
 def test_groups_must_divide_the_columns():

@@ -3,10 +3,10 @@
 from torch import Tensor
 
 from saffron_quantizer.algorithms.quantized import Grid, Quantized
-from saffron_quantizer.algorithms.scales import UNCLIPPED, Search, find_scales, round_to_codes
+from saffron_quantizer.algorithms.scales import FOURTH_POWER, Search, find_scales, round_to_codes
 
 
-def rtn(W: Tensor, grid: Grid, search: Search = UNCLIPPED) -> Quantized:
+def rtn(W: Tensor, grid: Grid, search: Search = FOURTH_POWER) -> Quantized:
     """Quantize by rounding.
 
     Args:

@@ -5,7 +5,7 @@ A search tries multiples of min-max scales. Below 1 large weights are clipped, a
 is never worse than min-max by what is made small.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -15,8 +15,8 @@ from saffron_quantizer.algorithms.quantized import Grid
 
 SHRINKS = tuple(1.0 - 0.02 * step for step in range(21))
 """Multiples of the min-max scale from 1.00 down to 0.60."""
-STRETCHES = tuple(1.0 + 0.02 * step for step in range(8))
-"""Multiples of the min-max scale from 1.00 up to 1.14."""
+NEAR = (1.0, *(1.0 + 0.02 * step for step in (-4, -3, -2, -1, 1, 2, 3, 4, 5)))
+"""Multiples of the min-max scale from 0.92 to 1.10, that scale itself first."""
 
 
 @dataclass(frozen=True)
@@ -25,25 +25,28 @@ class Search:
 
     Attributes:
         factors: what is tried, as multiples of the min-max scale; of equal errors the first wins.
-        importance: [C] float32, what each column's squared errors are multiplied with; None for 1.
+        importance: [C] float32, what the power of each column's errors is multiplied with; None for 1.
+        exponent: the power of an error that is added up, one that `scale_search` knows.
     """
 
     factors: tuple[float, ...] = SHRINKS
     importance: Tensor | None = None
+    exponent: float = 2.0
 
     def of(self, columns: slice) -> "Search":
         """The search for some of the columns."""
-        return self if self.importance is None else Search(self.factors, self.importance[columns])
+        return self if self.importance is None else replace(self, importance=self.importance[columns])
 
 
 LEAST_SQUARES = Search()
 """The least squared error of the weights."""
 
-UNCLIPPED = Search(factors=STRETCHES)
-"""The least squared error of the weights among scales that clip none by more than half a step.
+FOURTH_POWER = Search(factors=NEAR, exponent=4.0)
+"""The least sum of the errors' fourth powers, near the min-max scale.
 
 Where nothing is known of the inputs, a large weight may well meet a large one: clipping by the squared error of the
-weights alone makes the model worse than min-max scales do (docs/adr/0010).
+weights alone makes the model worse than min-max scales do (docs/adr/0010). The fourth power clips a weight only where
+that is no more than others are off by.
 """
 
 MIN_MAX = Search(factors=(1.0,))
@@ -66,6 +69,7 @@ def find_scales(W: Tensor, grid: Grid, search: Search = LEAST_SQUARES) -> Scales
         group_size=grid.group_size,
         scale_dtype=grid.scale_dtype,
         symmetric=grid.symmetric,
+        exponent=search.exponent,
     )
 
 
