@@ -1,7 +1,6 @@
 """How much memory this process has needed, how much more it may take, and how it gives back what it needs no more."""
 
 import ctypes
-import mmap
 import resource
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,32 +35,6 @@ def keep_memory_small() -> None:
 def give_back_free_memory() -> None:
     """Give back what is free inside the heap, between pieces that are in use."""
     ctypes.CDLL(None).malloc_trim(0)
-
-
-def give_back_library_pages() -> None:
-    """Let go of the pages of program files that were read to start the process.
-
-    Of the 230 MB of them, most are tables with which the loader prepared libraries for accelerators, once. The system
-    keeps the files in its cache and would take these pages back first when memory is short; those that are needed
-    again come back from there. Only pages that are as in the file are let go: what the loader has changed stays.
-    """
-    libc = ctypes.CDLL(None, use_errno=True)
-    for begin, end in _unchanged_mappings(Path("/proc/self/smaps")):
-        libc.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), mmap.MADV_DONTNEED)
-
-
-def _unchanged_mappings(smaps: Path) -> Iterator[tuple[int, int]]:
-    """From where to where files are mapped for reading alone and hold no page that is not the file's."""
-    bounds, candidate = (0, 0), False
-    for line in _lines(smaps):
-        head, *fields = line.split()
-        if not head.endswith(":"):
-            begin, _, end = head.partition("-")
-            bounds = int(begin, 16), int(end, 16)
-            rights, *_ = fields
-            candidate = rights[1] == "-" and rights[3] == "p" and "/" in line
-        elif head == "Anonymous:" and candidate and fields[0] == "0":
-            yield bounds
 
 
 def free_bytes(root: Path = Path("/")) -> int | None:

@@ -34,7 +34,7 @@ from saffron_quantizer.checkpoint.tensor_file import read_header
 from saffron_quantizer.checkpoint.writer import copy_companions, write_index, write_json
 from saffron_quantizer.data.sequences import sequences_digest
 from saffron_quantizer.escalate import Make, Selection, escalate, with_rounds
-from saffron_quantizer.memory import give_back_free_memory, give_back_library_pages, peak_bytes
+from saffron_quantizer.memory import give_back_free_memory, peak_bytes
 from saffron_quantizer.models.activations import ActivationMemory
 from saffron_quantizer.models.batches import BATCH_TOKENS, LENGTH_STEP
 from saffron_quantizer.models.lean_import import without_compiler
@@ -115,7 +115,6 @@ def quantize(
     target = _partial_folder(store, fingerprint) if out is None else out
     result = _of_first(ranks, lambda: _finished(target, request))
     if result is None:
-        give_back_library_pages()
         give_back_free_memory()
         memory = _open(run, target, fingerprint, work, activation_memory)
         result = _make(run, target, fingerprint, memory, progress)
