@@ -19,6 +19,8 @@ import torch
 from llvmlite import ir
 from numba.extending import intrinsic
 
+import saffron_kernels.compiled  # noqa: F401 - it tells numba for which processors to compile
+
 ARGUMENTS = 32
 """Integers of 64 bits that a loop is given: the next item, the number of items, then what the caller gave."""
 ITEM, ITEMS, FIRST = 0, 1, 2

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from saffron_kernels import int4_tile as tiles
 from saffron_kernels import openmp
+from saffron_kernels.compiled import features
 from saffron_kernels.compiled_floats import BFLOAT16, BYTES, KINDS, load_floats, pointer, store_floats
 from saffron_kernels.int4_tile import BLOCK, BLOCK_BYTES, INTERLEAVED, int4_tile
 from saffron_kernels.openmp import ITEMS, take
-from saffron_kernels.processor import features
 from saffron_kernels.w4a16_gemm import W4A16Weight
 
 _FIELDS = range(openmp.FIRST, openmp.FIRST + 16)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from saffron_kernels import int8_blocks
-from saffron_kernels.processor import features
+from saffron_kernels.compiled import features
 from saffron_kernels.w8a8_gemm import w8a8_gemm_reference
 
 Gemm = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None, torch.dtype], Tensor]

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saffron_kernels import int4_tile, w4a16_gemm_cpu
-from saffron_kernels.processor import features
+from saffron_kernels.compiled import features
 from saffron_kernels.w4a16_gemm import repack_w4a16, w4a16_gemm, w4a16_gemm_reference
 
 KINDS = {

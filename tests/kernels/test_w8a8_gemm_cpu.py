@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saffron_kernels import w8a8_gemm_cpu
+from saffron_kernels.compiled import features
 from saffron_kernels.int8_blocks import avx2_gemm, vnni_gemm
-from saffron_kernels.processor import features
 from saffron_kernels.w8a8_gemm import w8a8_gemm, w8a8_gemm_reference
 from saffron_kernels.w8a8_gemm_cpu import exact_way, float32_gemm, int_mm_gemm, is_exact, ways
 
