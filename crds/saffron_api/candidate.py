@@ -57,6 +57,13 @@ class ScaleSearch(StrEnum):
     HESSIAN = "Hessian"
 
 
+class Target(StrEnum):
+    """Whose outputs GPTQ comes near."""
+
+    OWN = "Own"
+    ORIGINAL = "Original"
+
+
 class Smoothing(StrEnum):
     """What is done to the weights before GPTQ."""
 
@@ -184,6 +191,13 @@ _RULES = (
         ),
     ),
     _only_where(
+        "target",
+        "has(self.target)",
+        "(self.method == 'GPTQ' && !has(self.smoothing))",
+        "only GPTQ without smoothing has a target; leave target out with any other method, or with smoothing",
+        lambda candidate: candidate.target is None or (candidate.method is Method.GPTQ and candidate.smoothing is None),
+    ),
+    _only_where(
         "smoothing",
         "has(self.smoothing)",
         "(self.method == 'GPTQ' && self.scheme in {"
@@ -264,9 +278,15 @@ class CandidateSpec(ApiModel):
     )
     scale_search: ScaleSearch | None = Field(
         default=None,
-        description="What the scales of RTN and GPTQ make small: the clipping (MinMax), the squared error of the "
-        "weights (MSE, used by RTN where none is given), or what that error costs at the output (Hessian, which reads "
-        "the calibration set, used by GPTQ where none is given).",
+        description="What the scales of RTN and GPTQ make small: the clipping (MinMax), the error of the weights (MSE, "
+        "used by RTN where none is given; RTN takes its fourth power, GPTQ its square), or what that error costs at "
+        "the output (Hessian, which reads the calibration set, used by GPTQ where none is given).",
+    )
+    target: Target | None = Field(
+        default=None,
+        description="What GPTQ's outputs come near: those of the linear's own weights on the inputs that it will read "
+        "(Own, used where none is given), or the original model's on the same tokens (Original), which makes good a "
+        "part of what the linears before it lost and takes one more pass through the original.",
     )
     smoothing: Smoothing | None = Field(
         default=None, description="What comes before GPTQ: AWQ with W4A16, SmoothQuant with W8A8."

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from saffron_api.candidate import CandidateSpec, KvCache, Method
+from saffron_api.candidate import CandidateSpec, KvCache, Method, Target
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
 from saffron_api.quantized_model import Gates
 from saffron_quantizer.algorithms.quantized import Grid
@@ -72,6 +72,15 @@ class Plan:
         """What weights of a precision of a model that is stored in a type are rounded to."""
         scale_dtype = self.layout.scale_dtype(precision, model)
         return Grid(precision.bits, precision.group_size, scale_dtype, symmetric=self.spec.symmetric)
+
+    def compared(self, index: int) -> list[str]:
+        """The first linear of each input group of a block whose input in the original is looked at, too."""
+        if self.spec.target is not Target.ORIGINAL:
+            return []
+        mixture = self.architecture.mixture
+        firsts = [group[0] for group in self.groups[index] if self.weight(index, group[0]) in self.precisions]
+        # An expert need not be sent the tokens that the original's is sent.
+        return [linear for linear in firsts if mixture is None or mixture.expert_of(linear) is None]
 
     def static_inputs(self, index: int) -> dict[str, str]:
         """The scales of inputs that a block stores: the name of each, and of the linear (inside the block) to measure.

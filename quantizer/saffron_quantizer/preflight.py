@@ -75,13 +75,17 @@ def needs(reader: CheckpointReader, plan: Plan, sequences: Sequence[Tensor], dty
     # What a mixture reads, too, and a few numbers of experts.
     mixture = hidden if plan.architecture.mixture else 0
     lasts = [reader.entry(plan.weight(0, sublayer.last)).shape[1] for sublayer in plan.architecture.sublayers]
+    # What is walked through the original, and what the linears of a block read there.
+    compared = [reader.entry(plan.weight(0, linear)).shape[1] for linear in plan.compared(0)]
+    beside = hidden + sum(compared) if compared else 0
+    hessians, weights = (_HESSIANS + 1, _COPIES + 2) if compared else (_HESSIANS, _COPIES)
     return Needs(
         outside=outside + copies * outside,
         blocks=2 * stored + copies * elements * dtype.itemsize + 2 * written,
         # The widest linear's input, the two that it is made of, and a float copy of it for its Hessian.
         forward=max(batches) * (3 * width * dtype.itemsize + width * _FLOAT) + width * width * _FLOAT,
-        rounding=max(_FLOAT * (_HESSIANS * columns**2 + _COPIES * rows * columns) for rows, columns in groups),
-        activations=sum(batches) * (hidden + mixture + sum(lasts)) * dtype.itemsize,
+        rounding=max(_FLOAT * (hessians * columns**2 + weights * rows * columns) for rows, columns in groups),
+        activations=sum(batches) * (hidden + mixture + sum(lasts) + beside) * dtype.itemsize,
         checkpoint=plan.bytes + companions,
     )
 

@@ -16,8 +16,10 @@ from saffron_quantizer.algorithms.quantized import Grid, Quantized
 from saffron_quantizer.checkpoint.exactness import stored_exactly
 from saffron_quantizer.fixed_scales import measure_fixed_scales
 from saffron_quantizer.memory import give_back_free_memory
+from saffron_quantizer.models.activations import Shelf
 from saffron_quantizer.models.calibration import BlockCalibration
 from saffron_quantizer.models.edges import SMOOTHABLE
+from saffron_quantizer.models.originals import advance_and_keep
 from saffron_quantizer.models.stream import Walk
 from saffron_quantizer.plan import Plan
 from saffron_quantizer.round_linears import (
@@ -97,7 +99,9 @@ def round_block(plan: Plan, index: int, tensors: dict[str, Tensor]) -> Quantized
     return QuantizedBlock(stored | tensors, BlockNotes(len(notes), linears=tuple(notes)))
 
 
-def calibrate_block(plan: Plan, index: int, walk: Walk, tensors: dict[str, Tensor]) -> QuantizedBlock:
+def calibrate_block(
+    plan: Plan, index: int, walk: Walk, tensors: dict[str, Tensor], original: Walk | None = None
+) -> QuantizedBlock:
     """Quantize a loaded block by what its linears read, and take the walk past it.
 
     It is smoothed first, where the candidate asks for that. Linears are then taken in the order in which they are
@@ -109,6 +113,8 @@ def calibrate_block(plan: Plan, index: int, walk: Walk, tensors: dict[str, Tenso
         index: of the block.
         walk: stands before it.
         tensors: the block's, by name. Each is taken out once it is quantized, so that memory holds it no longer.
+        original: a walk through the original that stands before the block, too, and is taken past it; None for a
+            candidate that does not look at it.
 
     Raises:
         StageError: `NUMERICALLY_UNSTABLE` if a Hessian can't be factorized, `RANGE_EMPTY` if a scale can't be measured;
@@ -116,6 +122,7 @@ def calibrate_block(plan: Plan, index: int, walk: Walk, tensors: dict[str, Tenso
     """
     block = walk.stream.blocks[index]
     dtypes = {name: tensor.dtype for name, tensor in tensors.items()}
+    originals: dict[str, Shelf] = {} if original is None else advance_and_keep(original, index, plan.compared(index))
     inputs, edges = _smooth(plan, index, walk, tensors)
     stored: dict[str, Tensor] = {}
     groups: list[tuple[LinearNote, ...]] = []
@@ -124,7 +131,9 @@ def calibrate_block(plan: Plan, index: int, walk: Walk, tensors: dict[str, Tenso
         if plan.weight(index, group[0]) not in plan.precisions:
             continue  # ignored, and so are all of its group
         weights = {linear: tensors[plan.weight(index, linear)] for linear in group}
-        rounded = _ROUNDINGS[plan.spec.method](_Group(plan, index, weights, dtypes, inputs, walk, calibration))
+        rounded = _ROUNDINGS[plan.spec.method](
+            _Group(plan, index, weights, dtypes, inputs, originals.pop(group[0], None), walk, calibration)
+        )
         found = {plan.weight(index, each.note.name): each.quantized for each in rounded}
         put_weights(block, plan, index, {name: each.dequantize() for name, each in found.items()})
         stored |= store(plan, found)
@@ -179,6 +188,7 @@ class _Group:
         weights: [R, d] each, by the linear's name inside the block; float32 where they were smoothed.
         dtypes: what the block's weights are stored in, by name.
         inputs: what the first linear of each input group reads of some tokens, where the block was smoothed.
+        original: what the first linear reads in the original, a batch a place, where that is looked at.
         walk: that stands before the block.
         calibration: its runs over the calibration set.
     """
@@ -188,6 +198,7 @@ class _Group:
     weights: Mapping[str, Tensor]
     dtypes: Mapping[str, torch.dtype]
     inputs: Mapping[str, Tensor]
+    original: Shelf | None
     walk: Walk
     calibration: BlockCalibration
 
@@ -214,13 +225,14 @@ def _by_rtn(group: _Group) -> list[RoundedLinear]:
 
 
 def _by_gptq(group: _Group) -> list[RoundedLinear]:
-    gram = group.calibration.gram(group.first)
+    gram = group.calibration.gram(group.first, group.original)
     H = hessian_finish(gram.sum, gram.tokens)
+    drift = None if gram.drift is None else gram.drift.mul_(2.0 / gram.tokens)
     del gram  # it is as large as H
     give_back_free_memory()
     spec = group.plan.spec
     try:
-        return gptq_linears(group.weights, H, group.grid, spec.act_order, spec.scale_search)
+        return gptq_linears(group.weights, H, group.grid, spec.act_order, spec.scale_search, drift=drift)
     except UnstableHessianError as error:
         subject = subject_of(group.plan.weight(group.index, group.first))
         raise StageError(Failure(reason=FailureReason.NUMERICALLY_UNSTABLE, subject=subject)) from error

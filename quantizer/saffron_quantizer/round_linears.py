@@ -10,6 +10,7 @@ from torch import Tensor
 
 from saffron_api.candidate import ActOrder, ScaleSearch
 from saffron_quantizer.algorithms.awq import clipped
+from saffron_quantizer.algorithms.correction import corrected
 from saffron_quantizer.algorithms.fp8 import fp8
 from saffron_quantizer.algorithms.gptq import Order, Rounding, factorize, gptq
 from saffron_quantizer.algorithms.quantized import Grid, Quantized
@@ -114,6 +115,8 @@ def gptq_linears(
     grid: Grid,
     act_order: ActOrder | None,
     scale_search: ScaleSearch | None,
+    *,
+    drift: Tensor | None = None,
 ) -> list[RoundedLinear]:
     """Round linears that read one input by GPTQ: as one matrix, whose rows are parted again.
 
@@ -123,6 +126,8 @@ def gptq_linears(
         grid: what their weights are rounded to.
         act_order: of the columns; None for `ActOrder.STATIC`.
         scale_search: how scales are found; None for the least error at the output.
+        drift: [d, d] float32, (X̃ - X)ᵀ X scaled as H is, with X̃ what the linears read in the original: makes their
+            outputs come near the original's. None to come near what their own weights give for X.
 
     Raises:
         UnstableHessianError: the Hessian can't be factorized.
@@ -131,7 +136,8 @@ def gptq_linears(
     ratio = channel_ratio(H.diagonal())
     W = torch.cat([weight.float() for weight in weights.values()])
     rows = [len(weight) for weight in weights.values()]
-    tried = [_gptq(W, H, order, grid, asked) for order in ORDERS[act_order or ActOrder.STATIC]]
+    moved = None if drift is None else W @ drift
+    tried = [_gptq(W, H, order, grid, asked, moved=moved) for order in ORDERS[act_order or ActOrder.STATIC]]
     best, used = min(tried, key=lambda one: float(one[0].loss.sum()))
     energy = ((W @ H) * W).sum(dim=1)
     return [
@@ -151,11 +157,14 @@ def gptq_linears(
     ]
 
 
-def _gptq(W: Tensor, H: Tensor, order: Order, grid: Grid, asked: ScaleSearch) -> tuple[Rounding, dict[str, Any]]:
+def _gptq(
+    W: Tensor, H: Tensor, order: Order, grid: Grid, asked: ScaleSearch, *, moved: Tensor | None
+) -> tuple[Rounding, dict[str, Any]]:
     """Round in one order. Of the factor, which is as large as H, only the notes outlast this."""
     factor = factorize(H, order)
     told = {"damping": factor.damping, "dead_columns": int(factor.dead.sum()), "act_order": factor.order.value}
-    return gptq(W, factor, grid, _search(asked, factor.cost, LEAST_SQUARES)), told
+    target = W if moved is None else corrected(W, moved, factor)
+    return gptq(target, factor, grid, _search(asked, factor.cost, LEAST_SQUARES)), told
 
 
 def _search(asked: ScaleSearch, importance: Tensor | None, squares: Search) -> Search:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from saffron_api.candidate import Target
 from saffron_quantizer.alongside import ahead, behind
 from saffron_quantizer.atomic import write_file
 from saffron_quantizer.checkpoint.exactness import copy_exactly, write_exactly
@@ -49,6 +50,7 @@ def write_shards(
     if not sequences and not ranks.is_first:
         return []
     walk = stream.walk(sequences, memory=memory, ranks=ranks) if sequences else None
+    original = walk.fork() if walk is not None and plan.spec.target is Target.ORIGINAL else None
 
     def tensors_of(index: int) -> dict[str, Tensor]:
         if finished[index]:
@@ -63,9 +65,11 @@ def write_shards(
         for index, shard in enumerate(shards):
             if finished[index]:
                 _replay(index, walk, blocks)
+                if original is not None:
+                    _replay(index, original, iter([{name: reader.read(name) for name in plan.blocks[index]}]))
                 notes.append(_notes(shard))
             else:
-                block = _block(plan, index, walk, next(blocks))
+                block = _block(plan, index, walk, original, next(blocks))
                 notes.append(block.notes)
                 if ranks.is_first:
                     put_away(partial(_save, shard, block))
@@ -87,12 +91,14 @@ def _replay(index: int, walk: Walk | None, blocks: Iterator[dict[str, Tensor]]) 
             walk.advance(index)
 
 
-def _block(plan: Plan, index: int, walk: Walk | None, tensors: dict[str, Tensor]) -> QuantizedBlock:
-    """Quantize a block, and take the walk past it."""
+def _block(
+    plan: Plan, index: int, walk: Walk | None, original: Walk | None, tensors: dict[str, Tensor]
+) -> QuantizedBlock:
+    """Quantize a block, and take the walks past it."""
     if walk is None:
         return round_block(plan, index, tensors)
     with walk.stream.loaded(index, tensors):
-        block = calibrate_block(plan, index, walk, tensors)
+        block = calibrate_block(plan, index, walk, tensors, original)
     walk.ranks.require_same(plan.architecture.block(index), partial(_digest, block))
     return block
 

@@ -82,6 +82,12 @@ TABLE = {
     "an order of columns that engines dropped": Bad(
         "spec/candidates/0", GPTQ | {"actOrder": "Dynamic"}, ("Auto", "Static"), "spec.candidates[0].actOrder"
     ),
+    "a target with a smoothing": Bad(
+        "spec/candidates/0",
+        GPTQ | {"smoothing": "AWQ", "target": "Original"},
+        ("only GPTQ without smoothing has a target",),
+        "spec.candidates[0].target",
+    ),
     "a scale search in floating point": Bad(
         "spec/candidates/0",
         {"name": "x", "method": "RTN", "scheme": "FP8", "scaleSearch": "MSE"},

@@ -13,6 +13,7 @@ QUANTIZE = {
     "RTN to W4A16": ("--method", "rtn", *W4A16),
     "RTN to W8A8": ("--method", "rtn", "--scheme", "w8a8"),
     "GPTQ to W4A16": ("--method", "gptq", *W4A16),
+    "GPTQ to W4A16 towards the original": ("--method", "gptq", *W4A16, "--target", "original"),
     "GPTQ to W8A8": ("--method", "gptq", "--scheme", "w8a8"),
     "AWQ to W4A16": ("--method", "awq", *W4A16),
     "SmoothQuant to W8A8": ("--method", "smoothquant", "--scheme", "w8a8"),

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from saffron_api.candidate import CandidateSpec
+from saffron_api.candidate import CandidateSpec, Target
 from saffron_api.failures import FailureReason, StageError
 from saffron_quantizer.checkpoint.reader import CheckpointReader
 from saffron_quantizer.memory import free_bytes
@@ -91,6 +91,15 @@ def test_the_needs_of_gptq_are_those_of_its_shapes(tiny_model):
         activations=192 * (64 + 64 + 128) * 4,
         checkpoint=make_plan(CheckpointReader(model), GPTQ).bytes + shards,
     )
+
+
+def test_towards_the_original_another_walk_and_what_linears_read_there_need_room(tiny_model):
+    model = tiny_model("Llama", dtype=torch.bfloat16)
+    plain, found = (needed(model, GPTQ.model_copy(update={"target": target}), SEQUENCES) for target in Target)
+    # Hidden states and the inputs of q, o, gate and down; then one more Hessian, and two copies of the weights.
+    more = 192 * (64 + 64 + 64 + 64 + 128) * 4
+    assert found.activations == plain.activations + more
+    assert found.rounding == plain.rounding + 4 * (64**2 + 2 * 256 * 64)
 
 
 def test_a_method_that_reads_no_data_keeps_no_activations(tiny_model):

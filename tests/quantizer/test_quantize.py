@@ -35,6 +35,7 @@ SPECS = {
     "GPTQ in order": CandidateSpec(
         method="GPTQ", scheme="W4A16", group_size=32, act_order="None", scale_search="MinMax"
     ),
+    "GPTQ towards the original": CandidateSpec(method="GPTQ", scheme="W4A16", group_size=32, target="Original"),
 }
 
 
@@ -94,6 +95,7 @@ def test_a_checkpoint_has_its_files_digest_and_figures(tiny_model, tmp_path):
         ("RTN by activity", (False, None, None, None, "Hessian")),
         ("GPTQ to W4A16", (True, 0.01, 0, {"Static", "None"}, "Hessian")),
         ("GPTQ in order", (True, 0.01, 0, {"None"}, "MinMax")),
+        ("GPTQ towards the original", (True, 0.01, 0, {"Static"}, "Hessian")),
     ],
 )
 def test_the_manifest_tells_what_was_learnt_of_each_linear(tiny_model, tmp_path, name, told):

@@ -18,6 +18,7 @@ from saffron_api.candidate import (
     ScaleSearch,
     Scheme,
     Smoothing,
+    Target,
 )
 from saffron_quantizer.cli.options import choice, refusals
 
@@ -51,6 +52,7 @@ _OPTIONS: dict[str, _Option] = {
     "format": _Option(choice(QuantizationFormat), "FORMAT"),
     "act_order": _Option(choice(ActOrder), "ORDER"),
     "scale_search": _Option(choice(ScaleSearch), "SEARCH"),
+    "target": _Option(choice(Target), "TARGET"),
     "smoothing": _Option(choice(Smoothing), "METHOD"),
     "kv_cache": _Option(choice(KvCache), "TYPE"),
     "ignore": _Option(str, "NAME"),

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from saffron_kernels.hessian import hessian
 from saffron_quantizer.models.activations import Shelf
 from saffron_quantizer.models.architectures import Sublayer
+from saffron_quantizer.models.compute import products_in_bfloat16
 from saffron_quantizer.models.expert_calibration import ExpertCalibration
 from saffron_quantizer.models.gram import Gram
 from saffron_quantizer.models.listening import first_call
@@ -50,23 +51,31 @@ class BlockCalibration:
         experts = self._experts_of(linear)
         return experts is not None and experts.sees_few(linear)
 
-    def gram(self, linear: str) -> Gram:
+    def gram(self, linear: str, original: Shelf | None = None) -> Gram:
         """Run the block up to a linear and sum xᵀx of the tokens that it reads, in all ranks, padding left out.
 
         Args:
             linear: its name inside the block.
+            original: what it reads in the original, [rows, padded length, d] a batch; None for the linear of an expert,
+                which need not be sent the same tokens there.
         """
         shared = self.sees_few(linear) and not linear.endswith(f".{self._mixture.down}") if self._mixture else False
         if shared and self._of_all is not None:
             return self._of_all
         columns = self._columns(linear)
         gram = torch.zeros(columns, columns)
+        drift = None if original is None else torch.zeros_like(gram)
 
         def add(x: Tensor) -> None:
             hessian(x, gram)
+            if original is not None and drift is not None:
+                # The product may round what is apart to bfloat16, which is far finer than what is known of it.
+                apart = self._real(original[self._batch], self._batch).float() - x.float()
+                with products_in_bfloat16(x.dtype):
+                    drift.addmm_(apart.T, x.float())
 
         tokens = self._listen(linear, add)
-        found = Gram(self._walk.ranks.sum(gram), tokens)
+        found = Gram(self._walk.ranks.sum(gram), tokens, None if drift is None else self._walk.ranks.sum(drift))
         if shared:
             # Whichever expert it is, what it reads first is all tokens.
             self._of_all = found
@@ -101,14 +110,19 @@ class BlockCalibration:
             return experts.listen(linear, take)
         sublayer = next((sublayer for sublayer in self._sublayers if sublayer.last == linear), None)
         module = self._block.get_submodule(linear)
-        for number, batch in enumerate(self._walk.batches):
+        for number in range(len(self._walk.batches)):
             (x,) = first_call(module, lambda number=number: self._run(number))  # type: ignore[misc]
-            flat = x.reshape(-1, x.shape[-1])  # [rows · padded length, d]
-            take(flat if bool(batch.real.all()) else flat[batch.real.flatten()])
+            take(self._real(x, number))
             if sublayer is not None:
                 self._inputs[sublayer.module][number] = x
                 self._drop_unread()
         return self._walk.tokens
+
+    def _real(self, x: Tensor, number: int) -> Tensor:
+        """The tokens of a batch without padding, [rows, padded length, d] -> [tokens, d]."""
+        flat = x.reshape(-1, x.shape[-1])
+        real = self._walk.batches[number].real
+        return flat if bool(real.all()) else flat[real.flatten()]
 
     def _experts_of(self, linear: str) -> ExpertCalibration | None:
         """The experts of the block, if a linear is part of one."""
