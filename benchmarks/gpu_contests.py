@@ -153,7 +153,7 @@ def dequantize() -> Contestants:
         return (codes.view(HIDDEN, -1, GROUP) * scale[:, :, None]).view(HIDDEN, HIDDEN)
 
     return Contestants(
-        lambda: op(words, scale, None, HIDDEN, 4, Layout.COMPRESSED_TENSORS),
+        lambda: op(words, scale, None, HIDDEN, bits=4, layout=Layout.COMPRESSED_TENSORS),
         {"torch": lambda: lambda: unpacked(words, scale), "torch.compile": compiled(unpacked, words, scale)},
     )
 

@@ -198,10 +198,10 @@ def dequantize_cases() -> list[Case]:
             codes = integers(-8, 8, rows, columns)
             words = integers(-(2**31), 2**31, *shapes.get(layout, ()), dtype=torch.int32)
             zero = integers(-4, 4, rows, groups) if zeros else None
-            return codes if layout == "codes" else words, positive(rows, groups, dtype=dtype), zero, columns, bits
+            return codes if layout == "codes" else words, positive(rows, groups, dtype=dtype), zero, columns
 
         def called(name: str) -> Run:
-            return lambda module, *arguments: getattr(module, name)(*arguments, module.Layout(layout))
+            return lambda module, *arguments: getattr(module, name)(*arguments, bits=bits, layout=module.Layout(layout))
 
         name = f"{layout}, {bits} bits, {str(dtype).removeprefix('torch.')}"
         return Case("dequantize", name, make, called("dequantize"), called("dequantize_reference"))

@@ -142,7 +142,7 @@ class Skeleton:
         Of the tokens' embedding, which may be larger than all blocks, it has the rows of those that are given.
 
         Args:
-            tokens: those that it will be called with, each of any shape, int64.
+            tokens: those that it will be called with, each of any shape, int64; a process may have none.
         """
         inner, final = self.inner, {module for _, module in self.final}
         prefix = self.architecture.blocks.rpartition(".")[0]
@@ -154,8 +154,9 @@ class Skeleton:
         for name, module in parts:
             if name != self.architecture.embedding:
                 self._load(module, name, self._source.read)
+        none = torch.empty(0, dtype=torch.int64)
         try:
-            with self._rows_alone(torch.unique(torch.cat([each.flatten() for each in tokens]))):
+            with self._rows_alone(torch.unique(torch.cat([none, *(each.flatten() for each in tokens)]))):
                 yield Embedding(self)
         finally:
             for _, module in parts:
