@@ -11,7 +11,7 @@ from torch import Tensor
 from saffron_kernels.launch import Launch
 from saffron_kernels.problem import Problem
 from saffron_kernels.quantize_pack import Layout, packed_shape
-from saffron_kernels.quantize_pack_triton import group_of, places, strides, tiling
+from saffron_kernels.quantize_pack_triton import group_of, places, word_tiles
 from saffron_kernels.rounding_triton import from_fp8_bits, rounded_to
 
 
@@ -73,33 +73,11 @@ def dequantize_launch(
         bits: width of a code.
         layout: of `packed`.
     """
-    constants = tiling(layout, bits)
-    Y = Y.T if constants["ACROSS"] else Y
-    lines, length = Y.shape
-    groups = 1 if scale is None else scale.shape[1]
-    stride_packed_line, stride_packed_word = strides(packed, layout)
+    grid, arguments = word_tiles(Y, scale, packed, bits, layout)
     return Launch(
         dequantize_kernel,
-        (
-            triton.cdiv(lines, constants["LINES"]),
-            triton.cdiv(length, constants["NEIGHBOURS"] * constants["WORDS"]),
-        ),
-        {
-            "packed": packed,
-            "scale": scale,
-            "zero": zero,
-            "Y": Y,
-            "lines": lines,
-            "length": length,
-            "size": (lines if constants["ACROSS"] else length) // groups,
-            "groups": groups,
-            "stride_line": Y.stride(0),
-            "stride_along": Y.stride(1),
-            "stride_packed_line": stride_packed_line,
-            "stride_packed_word": stride_packed_word,
-            "SHARED": not constants["ACROSS"] and length // groups % constants["NEIGHBOURS"] == 0,
-            **constants,
-        },
+        grid,
+        {"packed": packed, "scale": scale, "zero": zero, "Y": Y, **arguments},
         fp_fusion=False,
     )
 

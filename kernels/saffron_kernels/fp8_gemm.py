@@ -7,6 +7,8 @@ in float32, in an order that is the device's.
 import torch
 from torch import Tensor
 
+from saffron_kernels.operands import require_operands
+
 
 def fp8_gemm(
     codes: Tensor,
@@ -35,7 +37,7 @@ def fp8_gemm(
         NotImplementedError: the card has no FP8 (it has from compute capability 8.9 on). Dequantize the weights there,
             and multiply in bfloat16.
     """
-    _check(codes, scale, weight, weight_scale, bias)
+    require_operands(codes, scale, weight, weight_scale, bias, torch.float8_e4m3fn)
     y: Tensor = _gemm(codes, scale, weight, weight_scale, bias, out_dtype)
     return y
 
@@ -52,21 +54,6 @@ def fp8_gemm_reference(
     """What `fp8_gemm` computes, in plain torch, with sums in float32."""
     y = (codes.float() @ weight.float().T) * scale * weight_scale.T
     return (y if bias is None else y + bias.float()).to(out_dtype)
-
-
-def _check(codes: Tensor, scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None) -> None:
-    (M, K), N = codes.shape, weight.shape[0]
-    expected = [
-        ("codes", codes, torch.float8_e4m3fn, (M, K)),
-        ("scale", scale, torch.float32, (M, 1)),
-        ("weight", weight, torch.float8_e4m3fn, (N, K)),
-        ("weight_scale", weight_scale, torch.float32, (N, 1)),
-    ]
-    for name, tensor, dtype, shape in expected:
-        if tensor.dtype != dtype or tensor.shape != shape:
-            raise ValueError(f"{name} must be {dtype} {shape}, not {tensor.dtype} {tuple(tensor.shape)}")
-    if bias is not None and bias.shape != (N,):
-        raise ValueError(f"bias must be {(N,)}, not {tuple(bias.shape)}")
 
 
 @torch.library.custom_op("saffron::fp8_gemm", mutates_args=(), device_types="cpu")

@@ -142,6 +142,39 @@ def strides(packed: Tensor, layout: Layout) -> tuple[int, int]:
     return (column, row) if layout is Layout.GPTQ else (row, column)
 
 
+def word_tiles(
+    values: Tensor, scale: Tensor | None, packed: Tensor, bits: int, layout: Layout
+) -> tuple[tuple[int, int], dict[str, Any]]:
+    """The grid, and what both kernels are told of how words lie beside values: weights or codes.
+
+    Args:
+        values: [R, C], of any strides.
+        scale: [R, G] or None.
+        packed: of the layout's shape, of any strides.
+        bits: width of a code.
+        layout: of `packed`.
+    """
+    constants = tiling(layout, bits)
+    across, neighbours = constants["ACROSS"], constants["NEIGHBOURS"]
+    values = values.T if across else values
+    lines, length = values.shape
+    groups = 1 if scale is None else scale.shape[1]
+    stride_packed_line, stride_packed_word = strides(packed, layout)
+    grid = triton.cdiv(lines, constants["LINES"]), triton.cdiv(length, neighbours * constants["WORDS"])
+    return grid, {
+        "lines": lines,
+        "length": length,
+        "size": (lines if across else length) // groups,
+        "groups": groups,
+        "stride_line": values.stride(0),
+        "stride_along": values.stride(1),
+        "stride_packed_line": stride_packed_line,
+        "stride_packed_word": stride_packed_word,
+        "SHARED": not across and length // groups % neighbours == 0,
+        **constants,
+    }
+
+
 def quantize_pack_launch(
     X: Tensor, scale: Tensor | None, zero: Tensor | None, packed: Tensor, bits: int, layout: Layout
 ) -> Launch:
@@ -156,35 +189,11 @@ def quantize_pack_launch(
         layout: of `packed`.
     """
     low, high = code_range(bits)
-    constants = tiling(layout, bits)
-    X = X.T if constants["ACROSS"] else X
-    lines, length = X.shape
-    groups = 1 if scale is None else scale.shape[1]
-    stride_packed_line, stride_packed_word = strides(packed, layout)
+    grid, arguments = word_tiles(X, scale, packed, bits, layout)
     return Launch(
         quantize_pack_kernel,
-        (
-            triton.cdiv(lines, constants["LINES"]),
-            triton.cdiv(length, constants["NEIGHBOURS"] * constants["WORDS"]),
-        ),
-        {
-            "X": X,
-            "scale": scale,
-            "zero": zero,
-            "packed": packed,
-            "lines": lines,
-            "length": length,
-            "size": (lines if constants["ACROSS"] else length) // groups,
-            "groups": groups,
-            "stride_line": X.stride(0),
-            "stride_along": X.stride(1),
-            "stride_packed_line": stride_packed_line,
-            "stride_packed_word": stride_packed_word,
-            "low": low,
-            "high": high,
-            "SHARED": not constants["ACROSS"] and length // groups % constants["NEIGHBOURS"] == 0,
-            **constants,
-        },
+        grid,
+        {"X": X, "scale": scale, "zero": zero, "packed": packed, "low": low, "high": high, **arguments},
         fp_fusion=False,
     )
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from saffron_kernels.eager import cpu_kernels, on_cpu
+from saffron_kernels.operands import require_operands
 
 _LARGEST_K = 131_072
 """128 · 127 times as many stay below 2^31."""
@@ -38,7 +39,9 @@ def w8a8_gemm(
     Raises:
         ValueError: shapes or types do not fit.
     """
-    _check(codes, scale, weight, weight_scale, bias)
+    require_operands(codes, scale, weight, weight_scale, bias, torch.int8)
+    if codes.shape[1] > _LARGEST_K:
+        raise ValueError(f"sums of {codes.shape[1]} products may leave int32; {_LARGEST_K} are the most")
     gemm = cpu_kernels("w8a8_gemm").exact_way() if on_cpu(codes) else _gemm
     y: Tensor = gemm(codes, scale, weight, weight_scale, bias, out_dtype)
     return y
@@ -56,23 +59,6 @@ def w8a8_gemm_reference(
     """What `w8a8_gemm` computes, in plain torch: the sums in float64, which holds every int32 exactly."""
     y = (codes.double() @ weight.double().T).float() * scale * weight_scale.T
     return (y if bias is None else y + bias.float()).to(out_dtype)
-
-
-def _check(codes: Tensor, scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None) -> None:
-    (M, K), N = codes.shape, weight.shape[0]
-    expected = [
-        ("codes", codes, torch.int8, (M, K)),
-        ("scale", scale, torch.float32, (M, 1)),
-        ("weight", weight, torch.int8, (N, K)),
-        ("weight_scale", weight_scale, torch.float32, (N, 1)),
-    ]
-    for name, tensor, dtype, shape in expected:
-        if tensor.dtype != dtype or tensor.shape != shape:
-            raise ValueError(f"{name} must be {dtype} {shape}, not {tensor.dtype} {tuple(tensor.shape)}")
-    if K > _LARGEST_K:
-        raise ValueError(f"sums of {K} products may leave int32; {_LARGEST_K} are the most")
-    if bias is not None and bias.shape != (N,):
-        raise ValueError(f"bias must be {(N,)}, not {tuple(bias.shape)}")
 
 
 @torch.library.custom_op("saffron::w8a8_gemm", mutates_args=(), device_types="cpu")
