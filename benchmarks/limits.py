@@ -81,22 +81,16 @@ def parts(stacks: Sequence[tuple[int, int]], tokens: int, config: dict[str, int]
     heads = config["num_hidden_layers"] * config["num_attention_heads"] * config["head_dim"]
     forward = 2 * tokens * sum(rows * columns for rows, columns in stacks) + 2 * tokens * length * heads
     gram = tokens * sum(columns**2 for _, columns in stacks)
-    factors = sum(2 / 3 * columns**3 for _, columns in stacks)
+    factors = sum(1 / 3 * columns**3 for _, columns in stacks)
     updates = sum(rows * columns**2 for rows, columns in stacks)
-    energy = 2 * sum(rows * columns**2 for rows, columns in stacks)
+    energy = sum(rows * columns**2 for rows, columns in stacks)
     return [
-        Part("forward passes", "stream.py:run", ("hessian_cpu.py:add_lower",), forward, bf16),
-        Part("Hessians", "hessian_cpu.py:add_lower", (), gram, bf16),
+        Part("forward passes", "stream.py:run", (), forward, bf16),
+        Part("Hessians", "calibration.py:add", (), gram, bf16),
         Part("Cholesky factors", "gptq.py:factorize", (), factors, fp32),
         Part("scales", "scales.py:find_scales", (), 0, fp32),
         Part("columns", "gptq.py:gptq", ("scales.py:find_scales",), updates, fp32),
-        Part(
-            "figures for the report",
-            "round_linears.py:gptq_linears",
-            ("gptq.py:factorize", "gptq.py:gptq"),
-            energy,
-            fp32,
-        ),
+        Part("figures for the report", "gptq.py:energy", (), energy, bf16),
         Part("reading", "reader.py:read", (), 0, fp32),
         Part("digests", "identity.py:file_hash", (), 0, fp32),
         Part("writing", "atomic.py:write_chunks", (), 0, fp32),

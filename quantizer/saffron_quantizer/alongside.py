@@ -3,6 +3,7 @@
 Files are read and written there. What is computed is computed by the caller, in its order, so threads change no bit.
 """
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -53,3 +54,20 @@ def behind() -> Iterator[Callable[[Callable[[], object]], None]]:
         yield give
         while pending:
             pending.pop().result()
+
+
+def begun(make: Callable[[], Made]) -> Callable[[], Made]:
+    """Begin to make something, and give the function that waits for it and gives it, or raises what went wrong.
+
+    A process that ends, ends without waiting for it.
+    """
+    coming: Future[Made] = Future()
+
+    def fulfil() -> None:
+        try:
+            coming.set_result(make())
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is raised where the result is asked for
+            coming.set_exception(error)
+
+    threading.Thread(target=fulfil, name="begun", daemon=True).start()
+    return coming.result

@@ -9,11 +9,11 @@ _KIBIBYTE = 1024
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD, _ARENA_MAX = -3, -1, -8
 """Parameters of glibc's `mallopt`, as malloc.h numbers them."""
-_OWN_MAPPING_BYTES = 6 << 20
+_OWN_MAPPING_BYTES = 32 << 20
 """What is at least as large is mapped by itself, and so given back at once: Hessians and float copies of weights.
 
 The intermediate results of a batch are smaller. They stay in the heap, where the next ones take their place."""
-_KEPT_FREE_BYTES = 64 << 20
+_KEPT_FREE_BYTES = 16 << 20
 
 
 def peak_bytes() -> int:

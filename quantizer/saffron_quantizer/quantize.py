@@ -25,7 +25,7 @@ from saffron_api.candidate import CandidateSpec
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
 from saffron_api.keys import ARTEFACT_VERSION, digest
 from saffron_api.results import QuantizeResult
-from saffron_quantizer.atomic import private_folder, write_file
+from saffron_quantizer.atomic import private_folder
 from saffron_quantizer.checkpoint.identity import FolderGuard, content_files, digest_of, file_hash
 from saffron_quantizer.checkpoint.identity import model_digest as digest_folder
 from saffron_quantizer.checkpoint.manifest import read_manifest, write_manifest
@@ -45,11 +45,10 @@ from saffron_quantizer.preflight import activation_budget, needs, require_room
 from saffron_quantizer.progress import ProgressSink
 from saffron_quantizer.quantize_block import BlockNotes
 from saffron_quantizer.ranks import ALONE, Ranks
+from saffron_quantizer.reported import remember, reported
 from saffron_quantizer.shards import read_notes, write_shards
 
 _log = logging.getLogger(__name__)
-
-_RESULT = "result.json"
 
 
 @without_compiler()
@@ -120,7 +119,7 @@ def quantize(
         result = _make(run, target, fingerprint, memory, progress)
     if ranks.is_first:
         if work is not None:
-            write_file(work / _RESULT, result.model_dump_json(by_alias=True).encode(), mode=0o600)
+            remember(work, result)
         publish(target, target if store is None else store / result.checkpoint_digest)
     return result
 
@@ -262,14 +261,6 @@ def _told(fingerprint: Mapping[str, Any], result: QuantizeResult, notes: Sequenc
         "result": _json(result),
         "layers": [{"block": index, **note.to_json()} for index, note in enumerate(notes)],
     }
-
-
-def reported(store: Path | None, work: Path | None) -> QuantizeResult | None:
-    """The result that an earlier run left in its folder of work, if its checkpoint stands."""
-    if store is None or work is None or not (work / _RESULT).is_file():
-        return None
-    result = QuantizeResult.model_validate_json((work / _RESULT).read_bytes())
-    return result if read_manifest(store / result.checkpoint_digest) is not None else None
 
 
 def _finished(target: Path, request: Mapping[str, Any]) -> QuantizeResult | None:

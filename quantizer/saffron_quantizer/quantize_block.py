@@ -15,7 +15,6 @@ from saffron_quantizer.algorithms.gptq import UnstableHessianError
 from saffron_quantizer.algorithms.quantized import Grid, Quantized
 from saffron_quantizer.checkpoint.exactness import stored_exactly
 from saffron_quantizer.fixed_scales import measure_fixed_scales
-from saffron_quantizer.memory import give_back_free_memory
 from saffron_quantizer.models.activations import Shelf
 from saffron_quantizer.models.calibration import BlockCalibration
 from saffron_quantizer.models.edges import SMOOTHABLE
@@ -229,7 +228,6 @@ def _by_gptq(group: _Group) -> list[RoundedLinear]:
     H = hessian_finish(gram.sum, gram.tokens)
     drift = None if gram.drift is None else gram.drift.mul_(2.0 / gram.tokens)
     del gram  # it is as large as H
-    give_back_free_memory()
     spec = group.plan.spec
     try:
         return gptq_linears(group.weights, H, group.grid, spec.act_order, spec.scale_search, drift=drift)

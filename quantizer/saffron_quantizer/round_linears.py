@@ -12,7 +12,7 @@ from saffron_api.candidate import ActOrder, ScaleSearch
 from saffron_quantizer.algorithms.awq import clipped
 from saffron_quantizer.algorithms.correction import corrected
 from saffron_quantizer.algorithms.fp8 import fp8
-from saffron_quantizer.algorithms.gptq import Order, Rounding, factorize, gptq
+from saffron_quantizer.algorithms.gptq import Order, Rounding, energy, factorize, gptq
 from saffron_quantizer.algorithms.quantized import Grid, Quantized
 from saffron_quantizer.algorithms.rtn import rtn
 from saffron_quantizer.algorithms.scales import FOURTH_POWER, LEAST_SQUARES, MIN_MAX, Search
@@ -134,25 +134,24 @@ def gptq_linears(
     """
     asked = scale_search or ScaleSearch.HESSIAN
     ratio = channel_ratio(H.diagonal())
-    W = torch.cat([weight.float() for weight in weights.values()])
+    W = torch.cat(list(weights.values()))
     rows = [len(weight) for weight in weights.values()]
-    moved = None if drift is None else W @ drift
+    moved = None if drift is None else W.float() @ drift
     tried = [_gptq(W, H, order, grid, asked, moved=moved) for order in ORDERS[act_order or ActOrder.STATIC]]
     best, used = min(tried, key=lambda one: float(one[0].loss.sum()))
-    energy = ((W @ H) * W).sum(dim=1)
     return [
         RoundedLinear(
             quantized,
             LinearNote(
                 name,
-                relative_error=_ratio(lost, there),
+                relative_error=_ratio(float(lost.sum()), energy(weight, H)),
                 scale_search=asked.value,
                 largest_channel_ratio=ratio,
                 **used,
             ),
         )
-        for name, quantized, lost, there in zip(
-            weights, best.quantized.split(rows), torch.split(best.loss, rows), torch.split(energy, rows), strict=True
+        for (name, weight), quantized, lost in zip(
+            weights.items(), best.quantized.split(rows), torch.split(best.loss, rows), strict=True
         )
     ]
 
@@ -185,7 +184,6 @@ def channel_ratio(squares: Tensor) -> float | None:
     return math.sqrt(largest / median) if median > 0 else None
 
 
-def _ratio(lost: Tensor, there: Tensor) -> float:
+def _ratio(lost: float, there: float) -> float:
     """The error's share of an output, 0 for an output that is 0."""
-    total = float(there.double().sum())
-    return float(lost.sum()) / total if total > 0 else 0.0
+    return lost / there if there > 0 else 0.0

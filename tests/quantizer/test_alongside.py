@@ -1,10 +1,12 @@
 """The threads beside the work: order, errors, and no more under way than is said."""
 
+import subprocess
+import sys
 import threading
 
 import pytest
 
-from saffron_quantizer.alongside import ahead, behind
+from saffron_quantizer.alongside import ahead, begun, behind
 
 
 class Gate:
@@ -103,3 +105,25 @@ def test_after_an_error_behind_nothing_more_is_done():
 def test_the_callers_own_error_wins_over_one_behind():
     with pytest.raises(ValueError, match="no Cholesky factor"):
         give_all(fail, then=ValueError("no Cholesky factor"))
+
+
+def test_what_is_begun_is_made_meanwhile_and_given_as_often_as_it_is_asked_for():
+    gate = Gate()
+    result = begun(lambda: gate.work(7))
+    gate.open.release()
+    assert [result(), result()] == [70, 70]
+    assert gate.begun == [7]
+
+
+def test_what_went_wrong_is_raised_where_the_result_is_asked_for():
+    def fail():
+        raise LookupError("no such thing")
+
+    result = begun(fail)
+    with pytest.raises(LookupError, match="no such thing"):
+        result()
+
+
+def test_a_process_does_not_wait_for_what_it_began():
+    program = "import time; from saffron_quantizer.alongside import begun; begun(lambda: time.sleep(60))"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)

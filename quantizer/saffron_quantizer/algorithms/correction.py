@@ -10,6 +10,7 @@ so any method may round V in the place of W. That form, with a share of the corr
 the calibration tokens too far, is QEP's (arXiv 2504.09629).
 """
 
+import torch
 from torch import Tensor
 
 from saffron_quantizer.algorithms.gptq import Factor
@@ -27,7 +28,8 @@ def corrected(W: Tensor, drift: Tensor, factor: Factor, share: float = SHARE) ->
         factor: of the Hessian of X; its damping is that of the least squares, too.
         share: of the correction, 0 to 1.
     """
-    turned = (drift[:, factor.turns] @ factor.U.T) @ factor.U  # W C (H + diag(added))⁻¹, columns in their turns
-    step = turned.new_empty(turned.shape)
-    step[:, factor.turns] = turned
+    # W C (H + diag(added))⁻¹ = W C R⁻ᵀ R⁻¹, columns in their turns.
+    halfway = torch.linalg.solve_triangular(factor.R.T, drift[:, factor.turns], upper=False, left=False)
+    step = torch.empty(drift.shape)
+    step[:, factor.turns] = torch.linalg.solve_triangular(factor.R, halfway, upper=True, left=False)
     return step.mul_(share).add_(W)

@@ -1,8 +1,17 @@
 """GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers (arXiv 2210.17323).
 
-Columns are rounded one after the other, and each one's error is made good by the columns that are still to come, as the
-inverse Hessian says. Linears that read the same input have the same Hessian; since rows do not touch each other, such
-linears are stacked and quantized at once, with one Cholesky factor.
+Columns are rounded one after the other, and each one's error is made good by the columns that are still to come.
+Linears that read the same input have the same Hessian; since rows do not touch each other, such linears are stacked and
+quantized at once, with one Cholesky factor.
+
+The paper takes the upper Cholesky factor U of the inverse Hessian. Here it is R with R Rᵀ = H, which needs no inverse:
+R = U⁻¹. The error of an output is then |E R|² for the rounding errors E = W - Q, and column c of E R holds no column of
+E after c. So when c's turn comes, all before it is settled, and Q is to be near the weights that make this column of
+E R zero: Babai's nearest plane, which GPTQ was shown to be (arXiv 2507.18553). By blocks of columns, that is
+
+    Q_c near W_c + (Σ_{b < c} E_b R_bc) R_cc⁻¹,
+
+and inside a block the paper's loop goes with U_cc = R_cc⁻¹, which is small.
 
 There are two orders. `STATIC` takes the columns that matter most first, while there are most left to make their errors
 good; as the file keeps groups of neighbours, all scales must then be found before. `NONE` takes the columns as they
@@ -17,6 +26,7 @@ import torch
 from torch import Tensor
 
 from saffron_kernels.gptq_block import GptqBlock, gptq_block
+from saffron_kernels.hessian import hessian
 from saffron_kernels.scale_search import Scales
 from saffron_quantizer.algorithms.quantized import Grid, Quantized
 from saffron_quantizer.algorithms.scales import LEAST_SQUARES, MIN_MAX, Search, find_scales
@@ -24,9 +34,6 @@ from saffron_quantizer.algorithms.scales import LEAST_SQUARES, MIN_MAX, Search, 
 DAMPINGS = (0.01, 0.03, 0.1, 0.3, 1.0)
 """Shares of the diagonal's mean that are added to it: the first that makes the Hessian positive definite is taken."""
 _BLOCK = 128
-_PIECE = 1 << 18
-_SMALL = 256
-"""Columns below which a triangle is inverted by substitution."""
 
 
 class UnstableHessianError(ArithmeticError):
@@ -45,7 +52,8 @@ class Factor:
     """What GPTQ needs of a Hessian.
 
     Attributes:
-        U: [d, d] float32 upper triangle with Uᵀ U the inverse of the damped Hessian, columns in their `turns`.
+        R: [d, d] float32 whose upper triangle has R Rᵀ the damped Hessian, columns in their `turns`; what is below it
+            is left over from the work and belongs to nobody.
         order: how the turns were chosen.
         turns: [d] int64: the column that is quantized first, second and so on.
         added: [d] float32: what was added to the diagonal, columns as they are.
@@ -53,7 +61,7 @@ class Factor:
         dead: [d] bool: columns that were 0 in every token. Nothing is known of them, so they are rounded to nearest.
     """
 
-    U: Tensor
+    R: Tensor
     order: Order
     turns: Tensor
     added: Tensor
@@ -64,11 +72,11 @@ class Factor:
     def cost(self) -> Tensor:
         """What a squared error of each column costs at the output, [d] float32, columns as they are.
 
-        That is 1 / [H⁻¹]_qq of the columns that are left in q's turn (equation 2): less than the Hessian's diagonal, as
-        those to come make good what they can.
+        That is 1 / [H⁻¹]_qq of the columns that are left in q's turn (equation 2), R_qq²: less than the Hessian's
+        diagonal, as those to come make good what they can.
         """
         cost = torch.empty(len(self.turns))
-        cost[self.turns] = self.U.diagonal().square().reciprocal()
+        cost[self.turns] = self.R.diagonal().square()
         return torch.where(self.dead, 0.0, cost)
 
 
@@ -103,56 +111,36 @@ def factorize(H: Tensor, order: Order = Order.STATIC) -> Factor:
     turns = torch.argsort(diagonal, descending=True, stable=True) if static else torch.arange(len(H))
     for damping in DAMPINGS:
         added = torch.where(dead, 1.0 - diagonal, 0.0) + damping * diagonal.mean()
-        U = _inverse_factor(H, added, turns)
-        if U is not None:
-            return Factor(U, order, turns, added, damping, dead)
+        R = _upper_factor(H, added, turns)
+        if R is not None:
+            return Factor(R, order, turns, added, damping, dead)
     raise UnstableHessianError(f"no Cholesky factor even with a damping of {DAMPINGS[-1]} of the mean diagonal")
 
 
-def _inverse_factor(H: Tensor, added: Tensor, turns: Tensor) -> Tensor | None:
-    """The upper U with Uᵀ U = (H + diag(added))⁻¹ for reordered columns, or None if that is not positive definite.
+def _upper_factor(H: Tensor, added: Tensor, turns: Tensor) -> Tensor | None:
+    """The upper R with R Rᵀ = H + diag(added) for reordered columns, or None if that is not positive definite.
 
-    With J the reversal of all columns, J H J = L Lᵀ gives H = R Rᵀ with R = J L J upper triangular, so U = R⁻¹. That is
-    one factorization and one triangular inverse instead of two factorizations and a full inverse. Besides H, one matrix
-    of its size is there: that of a wide layer has half a gigabyte.
+    Blocks are factorized from the last to the first, each in the place of the matrix. With J the reversal of a block's
+    columns, J A J = L Lᵀ gives A = (J L J)(J L J)ᵀ, and J L J is upper triangular. Besides H, one matrix of its size is
+    there: that of a wide layer has half a gigabyte.
     """
-    backwards = turns.flip(0)
-    damped = H[backwards[:, None], backwards]
-    damped.diagonal().add_(added[backwards])
-    info = torch.zeros((), dtype=torch.int32)
-    # LAPACK goes down columns, so it can work in the place of the transpose, which is the same matrix.
-    torch.linalg.cholesky_ex(damped.T, out=(damped.T, info))
-    if int(info) != 0:
-        return None
-    # The numbers of a matrix in reverse are J A J.
-    _reverse(damped.view(-1))
-    U = damped.T
-    _invert_triangle(U)
-    return U if _is_finite(U) else None
-
-
-def _reverse(numbers: Tensor) -> None:
-    """Turn a vector around in its place, a piece from either end at a time."""
-    left, right = 0, len(numbers)
-    while right - left > 1:
-        size = min(_PIECE, (right - left) // 2)
-        first, last = numbers[left : left + size], numbers[right - size : right]
-        turned = first.flip(0)
-        first.copy_(last.flip(0))
-        last.copy_(turned)
-        left, right = left + size, right - size
-
-
-def _invert_triangle(R: Tensor) -> None:
-    """Invert an upper triangle in its place: [[A, B], [0, C]]⁻¹ = [[A⁻¹, -A⁻¹ B C⁻¹], [0, C⁻¹]], mostly by products."""
-    if len(R) <= _SMALL:
-        R.copy_(torch.linalg.solve_triangular(R, torch.eye(len(R)), upper=True))
-        return
-    half = len(R) // 2
-    _invert_triangle(R[:half, :half])
-    _invert_triangle(R[half:, half:])
-    B = R[:half, half:]
-    B.copy_((R[:half, :half] @ B @ R[half:, half:]).neg_())
+    R = torch.empty(H.shape)
+    for begin in range(0, len(R), _BLOCK):
+        rows = H.index_select(0, turns[begin : begin + _BLOCK])
+        R[begin : begin + _BLOCK, begin:] = rows.index_select(1, turns[begin:])
+    R.diagonal().add_(added[turns])
+    for begin in reversed(range(0, len(R), _BLOCK)):
+        own = R[begin : begin + _BLOCK, begin : begin + _BLOCK]
+        L, info = torch.linalg.cholesky_ex(own.flip(0, 1))
+        if int(info) != 0:
+            return None
+        own.copy_(L.flip(0, 1))
+        above = R[:begin, begin : begin + _BLOCK]
+        above.copy_(torch.linalg.solve_triangular(own.T, above, upper=False, left=False))
+        for left in range(0, begin, _BLOCK):
+            right = left + _BLOCK
+            R[:right, left:right].addmm_(above[:right], above[left:right].T, alpha=-1)
+    return R if _is_finite(R.diagonal()) else None
 
 
 def _is_finite(matrix: Tensor) -> bool:
@@ -170,7 +158,7 @@ def gptq(W: Tensor, factor: Factor, grid: Grid, search: Search = LEAST_SQUARES) 
         grid: what the weights are rounded to.
         search: how scales are found.
     """
-    work = W.float()[:, factor.turns]
+    E = torch.empty(W.shape)  # W - Q of the columns that are done, in their turns
     codes = torch.empty(W.shape, dtype=torch.int8)
     loss = torch.zeros(len(W), dtype=torch.float64)
     on_the_way = factor.order is Order.NONE and grid.group_size is not None
@@ -180,14 +168,37 @@ def gptq(W: Tensor, factor: Factor, grid: Grid, search: Search = LEAST_SQUARES) 
     width = size if on_the_way else _BLOCK
     for begin in range(0, W.shape[1], width):
         turns = slice(begin, begin + width)
+        columns = factor.turns[turns]
+        own = W.index_select(1, columns).float()
+        U = _inverse(factor.R[turns, turns])
+        wanted = torch.addmm(own, E[:, :begin] @ factor.R[:begin, turns], U)
         if on_the_way:
             # A block is a group, so that no error of an earlier column is still to be taken out of its weights.
-            _put(scales, begin // size, find_scales(work[:, turns], grid, search.of(turns)))
-        block = _block(work[:, turns], factor, scales, grid, turns)
-        codes[:, factor.turns[turns]] = block.codes[0]
-        loss += _loss(block, W, factor, turns)
-        work[:, begin + width :].addmm_(block.error[0], factor.U[turns, begin + width :], alpha=-1)
+            _put(scales, begin // size, find_scales(wanted, grid, search.of(turns)))
+        block = _block(wanted, U, scales, grid, columns // (grid.group_size or len(factor.turns)))
+        codes.index_copy_(1, columns, block.codes[0])
+        E[:, turns] = own.sub_(block.W_dequantized[0])
+        loss += _loss(block, own, factor.added[columns])
     return Rounding(Quantized(codes, scales.scale, scales.zero), loss.clamp_(min=0))
+
+
+def energy(W: Tensor, H: Tensor) -> float:
+    """What a matrix gives for the tokens of a Hessian H = 2/n Xᵀ X: 2/n |X Wᵀ|², which is the sum of H times Wᵀ W.
+
+    Args:
+        W: [R, d], floating; unchanged.
+        H: [d, d] float32, symmetric; unchanged.
+    """
+    gram = torch.zeros(H.shape)
+    hessian(W, gram)
+    diagonal = (gram.diagonal() * H.diagonal()).sum(dtype=torch.float64)
+    return max(0.0, float(diagonal + 2 * gram.tril_(-1).mul_(H).sum(dtype=torch.float64)))
+
+
+def _inverse(R: Tensor) -> Tensor:
+    """Of an upper triangle."""
+    inverse: Tensor = torch.linalg.solve_triangular(R, torch.eye(len(R)), upper=True)
+    return inverse
 
 
 def _put(scales: Scales, group: int, found: Scales) -> None:
@@ -196,11 +207,10 @@ def _put(scales: Scales, group: int, found: Scales) -> None:
         scales.zero[:, group] = found.zero[:, 0]
 
 
-def _block(work: Tensor, factor: Factor, scales: Scales, grid: Grid, turns: slice) -> GptqBlock:
-    group_of_column = factor.turns[turns] // (grid.group_size or len(factor.turns))
+def _block(work: Tensor, U: Tensor, scales: Scales, grid: Grid, group_of_column: Tensor) -> GptqBlock:
     return gptq_block(
         work[None],
-        factor.U[None, turns, turns],
+        U[None],
         scales.scale.float()[None],
         None if scales.zero is None else scales.zero.float()[None],
         group_of_column.to(torch.int32)[None],
@@ -209,11 +219,9 @@ def _block(work: Tensor, factor: Factor, scales: Scales, grid: Grid, turns: slic
     )
 
 
-def _loss(block: GptqBlock, W: Tensor, factor: Factor, turns: slice) -> Tensor:
+def _loss(block: GptqBlock, E: Tensor, added: Tensor) -> Tensor:
     """A block's part of E H Eᵀ, [R] float64, at hardly any cost.
 
-    The errors e that the loop takes out of later columns add up to E = e U, so e eᵀ = E (H + diag(added)) Eᵀ.
+    The errors e that the loop takes out of later columns are those of E R, so e eᵀ = E (H + diag(added)) Eᵀ.
     """
-    columns = factor.turns[turns]
-    E = W[:, columns].float() - block.W_dequantized[0]
-    return block.error[0].square().sum(dim=1).double() - (E.square_() @ factor.added[columns]).double()
+    return block.error[0].square().sum(dim=1).double() - (E.square() @ added).double()

@@ -42,13 +42,13 @@ def add_to(commands: "Commands") -> None:
 
 
 def _work(arguments: argparse.Namespace) -> Outcome:
-    # Torch takes seconds that --help need not wait for.
-    from saffron_quantizer.evaluation.baseline import BaselineRequest, baseline  # noqa: PLC0415
-    from saffron_quantizer.evaluation.window import load_gate_set  # noqa: PLC0415
-
     with unchanged(arguments.model, arguments) as digest, shown_progress(sys.stderr) as progress:
+        # Torch takes seconds that --help need not wait for.
+        from saffron_quantizer.evaluation.baseline import BaselineRequest, baseline  # noqa: PLC0415
+        from saffron_quantizer.evaluation.window import load_gate_set  # noqa: PLC0415
+
         sequences = load_gate_set(arguments.data, arguments.model, max_tokens=arguments.max_tokens)
-        result = baseline(arguments.model, BaselineRequest(digest, sequences), arguments.out, progress)
+        result = baseline(arguments.model, BaselineRequest(digest(), sequences), arguments.out, progress)
     return Outcome(result, _text(result))
 
 

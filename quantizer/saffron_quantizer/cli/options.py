@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,6 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from saffron_api.quantized_model import Gates
+from saffron_quantizer.alongside import begun
 from saffron_quantizer.engine_address import address
 from saffron_quantizer.report import Report
 
@@ -159,8 +161,10 @@ def add_hash_cache(parser: argparse.ArgumentParser) -> None:
 
 
 @contextmanager
-def unchanged(folder: Path, arguments: argparse.Namespace) -> Iterator[str]:
+def unchanged(folder: Path, arguments: argparse.Namespace) -> Iterator[Callable[[], str]]:
     """The digest of the folder that `add_original` asked for, whose files must stay as they are meanwhile.
+
+    It is computed from now on, while the caller imports torch and reads other things, and waited for when it is called.
 
     Raises:
         StageError: `MODEL_MISSING` or `MODEL_CHANGED`.
@@ -168,7 +172,8 @@ def unchanged(folder: Path, arguments: argparse.Namespace) -> Iterator[str]:
     from saffron_quantizer.checkpoint.identity import FolderGuard, model_digest  # noqa: PLC0415 not for --help
 
     with FolderGuard(folder, hash_cache=arguments.hash_cache):
-        yield arguments.model_digest or model_digest(folder, hash_cache=arguments.hash_cache)
+        known = arguments.model_digest
+        yield (lambda: known) if known else begun(partial(model_digest, folder, hash_cache=arguments.hash_cache))
 
 
 def add_gate_set(parser: argparse.ArgumentParser) -> None:

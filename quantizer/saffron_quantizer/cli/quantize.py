@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from saffron_api.candidate import command_line
+from saffron_api.candidate import CandidateSpec, command_line
 from saffron_api.results import QuantizeResult, Stage
 from saffron_quantizer.cli.candidate import add_candidate, candidate_of
 from saffron_quantizer.cli.options import (
@@ -118,40 +118,40 @@ def _work(arguments: argparse.Namespace) -> Outcome:
             arguments.refuse(f"{option} is needed by {' '.join(command_line(spec))}")
         if spec.escalate is None and value is not None:
             arguments.refuse(f"{option} is of use only with --escalate-max-bytes-ratio")
-    # Torch takes seconds that --help need not wait for.
-    from saffron_quantizer.atomic import private_folder  # noqa: PLC0415
+    from saffron_quantizer.atomic import private_folder  # noqa: PLC0415 - not for --help, as all below
     from saffron_quantizer.memory import keep_memory_small  # noqa: PLC0415
-    from saffron_quantizer.progress import ignore  # noqa: PLC0415
-    from saffron_quantizer.quantize import quantize, reported  # noqa: PLC0415
-    from saffron_quantizer.ranks import joined  # noqa: PLC0415
+    from saffron_quantizer.reported import reported  # noqa: PLC0415
 
     keep_memory_small()
     if arguments.work is not None:
         private_folder(arguments.work)
     # Before the processes meet: one that starts again after the first has ended would wait for nobody.
-    finished = reported(arguments.store, arguments.work)
-    if finished is not None:
-        return Outcome(finished, _text(finished))
-    with (
-        joined(os.environ, arguments.work) as ranks,
-        unchanged(arguments.model, arguments) as digest,
-        shown_progress(sys.stderr) as progress,
-    ):
-        result = quantize(
-            model=arguments.model,
-            sequences=_calibration(arguments) if spec.needs_calibration else None,
-            spec=spec,
-            store=arguments.store,
-            out=arguments.out,
-            work=arguments.work,
-            model_digest=digest,
-            data_digest=None,
-            selection=_selection(arguments) if spec.escalate is not None else None,
-            progress=progress if ranks.is_first else ignore,
-            activation_memory=arguments.activation_memory,
-            ranks=ranks,
-        )
+    result = reported(arguments.store, arguments.work) or _made(arguments, spec)
     return Outcome(result, _text(result))
+
+
+def _made(arguments: argparse.Namespace, spec: CandidateSpec) -> QuantizeResult:
+    with unchanged(arguments.model, arguments) as digest, shown_progress(sys.stderr) as progress:
+        # Torch takes seconds.
+        from saffron_quantizer.progress import ignore  # noqa: PLC0415
+        from saffron_quantizer.quantize import quantize  # noqa: PLC0415
+        from saffron_quantizer.ranks import joined  # noqa: PLC0415
+
+        with joined(os.environ, arguments.work) as ranks:
+            return quantize(
+                model=arguments.model,
+                sequences=_calibration(arguments) if spec.needs_calibration else None,
+                spec=spec,
+                store=arguments.store,
+                out=arguments.out,
+                work=arguments.work,
+                model_digest=digest(),
+                data_digest=None,
+                selection=_selection(arguments) if spec.escalate is not None else None,
+                progress=progress if ranks.is_first else ignore,
+                activation_memory=arguments.activation_memory,
+                ranks=ranks,
+            )
 
 
 def _calibration(arguments: argparse.Namespace) -> "list[Tensor]":

@@ -1,8 +1,7 @@
 """Where activations are kept between blocks: in memory up to a budget, and what goes beyond it in a file.
 
-The file is read and written by pread and pwrite, not mapped, so that resident memory stays ours. It has no name: it is
-taken out of its folder as soon as it is open, so nobody else can open what people wrote, and the system gives its room
-back however the process ends.
+The file is read and written by pread and pwrite, not mapped, so that resident memory stays ours. It has no name, so
+nobody else can open what people wrote, and the system gives its room back however the process ends.
 """
 
 import os
@@ -134,13 +133,9 @@ class _File:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._end = 0
-        # Readable by its owner alone, under a name that no other process has.
-        self._descriptor, path = tempfile.mkstemp(prefix=_PREFIX, suffix=_SUFFIX, dir=folder)
-        Path(path).unlink()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_descriptor"):
-            os.close(self._descriptor)
+        # Where the file system can, it has no name from the start: a process may be killed between any two steps.
+        self._file = tempfile.TemporaryFile(prefix=_PREFIX, suffix=_SUFFIX, dir=folder, buffering=0)  # noqa: SIM115 - open as long as this object
+        self._descriptor = self._file.fileno()
 
     def write(self, tensor: Tensor, place: _Place | None) -> _Place:
         """Write a tensor over one that is needed no more, if it has as many bytes, or at the end."""
