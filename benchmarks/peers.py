@@ -2,12 +2,14 @@
 
     python benchmarks/peers.py
     python benchmarks/peers.py --rows RTN GPTQ --repeats 1
+    python benchmarks/peers.py --rows GPTQ --as-avx2
 
 Fetches Gemma 3 270M and the prose, makes the peer's virtual environment in the cache, runs the programs in turn, each
 by itself, and prints a table. Wall time and CPU time are of whole processes, from import to fsync; memory is the
 kernel's own peak (`ru_maxrss`) of the largest process. One run of each goes before and is not counted: it leaves
 Python's bytecode and compiled loops in caches, as an installed program has them. Ratios are taken within each repeat,
 so that what slows the machine for a while slows both; shown are medians and, in brackets, the least and the largest.
+With `--as-avx2` both programs do as on a processor with AVX2 alone: torch, oneDNN and compiled loops are told so.
 """
 
 import argparse
@@ -17,8 +19,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -68,6 +69,15 @@ ROWS = (
 """W4A16 has groups of 128 in both programs and is symmetric where nothing is said; W8A8 is int8, dynamic by token."""
 
 
+AS_AVX2 = {
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "NUMBA_CPU_NAME": "x86-64-v3",
+    "NUMBA_CPU_FEATURES": "+avx2,+bmi,+bmi2,+f16c,+fma,+lzcnt,+movbe",
+}
+"""What torch, oneDNN and numba are told so that they use no more."""
+
+
 @dataclass(frozen=True)
 class Run:
     """What one program needed."""
@@ -103,30 +113,27 @@ def sampled(rows: Sequence[Sequence[int]]) -> str:
     return "".join(json.dumps(line) + "\n" for line in lines)
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """This process's environment, in which Python keeps bytecode, in a folder that no other program changes."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return {**kept, "PYTHONPYCACHEPREFIX": str(cache_folder() / "peers" / "bytecode")}
 
 
-def measure(command: list[str | Path]) -> Run:
+def measure(command: list[str | Path], environment: Mapping[str, str]) -> Run:
     """Run a program to its end."""
-    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
-        begun = time.monotonic()
-        child = subprocess.Popen(command, stdout=output, stderr=errors, env=_environment())
-        _, status, usage = os.wait4(child.pid, 0)
-        seconds = time.monotonic() - begun
-        child.returncode = os.waitstatus_to_exitcode(status)
-        output.seek(0)
-        errors.seek(0)
-        if child.returncode != 0:
-            raise SystemExit(f"{' '.join(map(str, command))} failed:\n{errors.read().decode()[-3000:]}")
-        return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, output.read().decode())
+    with tempfile.TemporaryDirectory() as scratch:
+        told = Path(scratch, "told.json")
+        measured = [sys.executable, "-I", "-S", HERE / "measured.py", told, *command]
+        ran = subprocess.run(measured, capture_output=True, text=True, check=True, env=environment)
+        took = json.loads(told.read_text())
+    if took.pop("code") != 0:
+        raise SystemExit(f"{' '.join(map(str, command))} failed:\n{ran.stderr[-3000:]}")
+    return Run(**took, output=ran.stdout)
 
 
 def perplexity(folder: Path, tokens: Path) -> float:
     """Perplexity in a process of its own."""
-    return float(measure([sys.executable, HERE / "perplexity.py", folder, tokens]).output)
+    return float(measure([sys.executable, HERE / "perplexity.py", folder, tokens], environment()).output)
 
 
 def spread(values: Sequence[float], form: str = ".1f") -> str:
@@ -172,14 +179,14 @@ def theirs(row: Row, place: Place, out: Path) -> list[str | Path]:
 PROGRAMS: dict[str, Callable[[Row, Place, Path], list[str | Path]]] = {"Saffron": ours, PEER: theirs}
 
 
-def compare(row: Row, place: Place, repeats: int, base: float) -> None:
+def compare(row: Row, place: Place, repeats: int, base: float, environment: Mapping[str, str]) -> None:
     """Run both programs in turn and print a row's lines."""
     runs: dict[str, list[Run]] = {name: [] for name in PROGRAMS}
     quality: dict[str, float] = {}
     for number in range(repeats + 1):
         for name, command in PROGRAMS.items():
             out = place.scratch / "out"
-            run = measure(command(row, place, out))
+            run = measure(command(row, place, out), environment)
             if number == 0:
                 quality[name] = perplexity(out, place.held_out)
             else:
@@ -207,7 +214,9 @@ def main() -> None:
     names = [row.name for row in ROWS]
     parser.add_argument("--rows", nargs="+", choices=names, default=names, help="which to run (default: all)")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each program (default: %(default)s)")
+    parser.add_argument("--as-avx2", action="store_true", help="as on a processor with AVX2 alone (default: as it is)")
     arguments = parser.parse_args()
+    told = environment() | (AS_AVX2 if arguments.as_avx2 else {})
     model = fetch_gemma()
     fetch_prose()
     with tempfile.TemporaryDirectory() as scratch:
@@ -217,7 +226,8 @@ def main() -> None:
         place.sampled.write_text(sampled(calibration))
         place.held_out.write_text(json.dumps(windows(model, "persuasion", 12, 1024)))
         base = perplexity(model, place.held_out)
-        print(f"CPU capability {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads,")
+        capability = "AVX2, as told" if arguments.as_avx2 else torch.backends.cpu.get_cpu_capability()
+        print(f"CPU capability {capability}, {torch.get_num_threads()} threads,")
         print(f"load {os.getloadavg()[0]:.1f} at the start, torch {torch.__version__}, {arguments.repeats} repeats")
         print("Base: Gemma 3 270M, dequantized Q4_K_M. Calibration: 32 x 512 tokens of Emma with <bos>.")
         print("Perplexity: 12 x 1,024 tokens of Persuasion, in transformers.\n")
@@ -226,7 +236,7 @@ def main() -> None:
         print(f"| - | base (bfloat16) | {base:.2f} | 1 | | | |", flush=True)
         for row in ROWS:
             if row.name in arguments.rows:
-                compare(row, place, arguments.repeats, base)
+                compare(row, place, arguments.repeats, base, told)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,9 @@ import torch
 
 
 def has_fast_bfloat16() -> bool:
-    """Whether this processor has instructions that multiply bfloat16 (AVX512-BF16 or AMX)."""
+    """Whether this processor has instructions that multiply bfloat16 (AVX512-BF16 or AMX), and torch may use them."""
+    if torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return False
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())  # noqa: SLF001 - there is no public way to ask
 
 
