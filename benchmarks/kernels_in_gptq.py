@@ -80,9 +80,8 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     fetch_prose()
     sequences = [torch.tensor(window) for window in windows(fetch_gemma(), "emma", 32, 512)]
-    print(
-        f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f} at the start"
-    )
+    print(f"CPU capability {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads,")
+    print(f"load {os.getloadavg()[0]:.1f} at the start, torch {torch.__version__}\n")
     run(sequences, {})  # loads compiled loops, and lets oneDNN make its own
     seconds: dict[str, list[float]] = {name: [] for name in WAYS}
     for _ in range(rounds):
