@@ -3,8 +3,7 @@
 They take the tensors of a compressed-tensors checkpoint as these are stored.
 """
 
-from saffron_kernels.nn.fp8_linear import Fp8Linear, StaticFp8Linear
-from saffron_kernels.nn.int8_linear import Int8Linear
+from saffron_kernels.nn.scaled_linear import Fp8Linear, Int8Linear, StaticFp8Linear
 from saffron_kernels.nn.weight_only_linear import W4A16Linear, W8A16Linear
 
 __all__ = ["Fp8Linear", "Int8Linear", "StaticFp8Linear", "W4A16Linear", "W8A16Linear"]

@@ -1,0 +1,70 @@
+"""Linear layers as engines run W8A8 and FP8: 8-bit weights per output channel, activations rounded as they come in."""
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from saffron_kernels.fp8_gemm import fp8_gemm
+from saffron_kernels.nn.stored import stored
+from saffron_kernels.quantize_per_token import quantize_per_token, quantize_per_token_fp8
+from saffron_kernels.w8a8_gemm import w8a8_gemm
+
+
+class _ScaledLinear(nn.Module):
+    """y = (x_codes · W_codesᵀ) · s_x · s_w + b.
+
+    Its tensors have the names and types of compressed-tensors' formats, so they load as stored.
+    """
+
+    _codes: ClassVar[torch.dtype]
+    """Of the weight."""
+    _gemm: ClassVar[Callable[..., Tensor]]
+
+    def __init__(self, in_features: int, out_features: int, *, bias: bool) -> None:
+        super().__init__()
+        self.weight = stored(out_features, in_features, dtype=self._codes)
+        self.weight_scale = stored(out_features, 1, dtype=torch.float32)
+        self.bias = stored(out_features, dtype=torch.float32) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in] in any floating type -> [..., out] in that type."""
+        codes, scale = self._rounded(x.reshape(-1, x.shape[-1]))
+        y = self._gemm(codes, scale, self.weight, self.weight_scale, self.bias, out_dtype=x.dtype)
+        return y.reshape(*x.shape[:-1], -1)
+
+    def _rounded(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[M, in] -> codes [M, in] and scales [M, 1]."""
+        raise NotImplementedError
+
+
+class Int8Linear(_ScaledLinear):
+    """Int8 times int8, with a scale s_x for each token; as compressed-tensors' int-quantized format stores it."""
+
+    _codes = torch.int8
+    _gemm = staticmethod(w8a8_gemm)
+
+    def _rounded(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return quantize_per_token(x)
+
+
+class Fp8Linear(_ScaledLinear):
+    """E4m3 times e4m3, with a scale s_x for each token; as compressed-tensors' float-quantized format stores it."""
+
+    _codes = torch.float8_e4m3fn
+    _gemm = staticmethod(fp8_gemm)
+
+    def _rounded(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return quantize_per_token_fp8(x)
+
+
+class StaticFp8Linear(Fp8Linear):
+    """The same with one scale for all tokens, which was measured before: `input_scale`."""
+
+    def __init__(self, in_features: int, out_features: int, *, bias: bool) -> None:
+        super().__init__(in_features, out_features, bias=bias)
+        self.input_scale = stored(1, dtype=torch.float32)
+
+    def _rounded(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return quantize_per_token_fp8(x, self.input_scale)
