@@ -47,7 +47,8 @@ def quantize_per_token_fp8(x: Tensor, scale: Tensor | None = None) -> tuple[Tens
         scale: [1] float32, above 0: the one scale of all tokens. None: each token's own, at least `LEAST_FP8_SCALE`.
 
     Returns:
-        Codes [M, K] float8_e4m3fn and scales [M, 1] float32.
+        Codes [M, K] float8_e4m3fn and scales [M, 1] float32. NaN stays NaN. In its own scale a token with NaN is NaN
+        throughout, its scale as well; one with an infinite number has an infinite scale, there NaN and elsewhere 0.
 
     Raises:
         ValueError: x is no matrix or has another type, or scale is not one float32.

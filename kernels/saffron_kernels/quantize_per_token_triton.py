@@ -15,6 +15,7 @@ from torch import Tensor
 
 from saffron_kernels.launch import Launch
 from saffron_kernels.problem import Problem
+from saffron_kernels.rounding_triton import fp8_bits, rint
 
 _BLOCK = 16384
 """Most columns that a program holds at once."""
@@ -114,22 +115,7 @@ def _absmax(x, stride_xk, K, BLOCK: tl.constexpr):
 def _int8_codes(x, scale):
     """Half to even, by a sum whose last bit is 1: no quotient is above 127 by more than its own rounding."""
     quotient = tl.div_rn(x, tl.maximum(scale, 1.1754943508222875e-38))  # the smallest normal number
-    return ((quotient + 12582912.0) - 12582912.0).to(tl.int8)  # 1.5 * 2^23
-
-
-@triton.jit
-def _fp8_codes(x, reciprocal, LARGEST: tl.constexpr):
-    """The bits of the nearest e4m3 of x · reciprocal, half to even, from the bits of a float32."""
-    y = x * reciprocal
-    magnitude = tl.minimum(tl.abs(y), LARGEST)
-    bits = magnitude.to(tl.int32, bitcast=True)
-    # 20 of 23 bits of the fraction are rounded off; a carry goes into the exponent, whose bias is 120 less.
-    normal = ((bits + 0x7FFFF + ((bits >> 20) & 1)) >> 20) - (120 << 3)
-    # Below 2^-6 numbers are 2^-9 apart, as float32 are from 2^14 on.
-    subnormal = (magnitude + 16384.0).to(tl.int32, bitcast=True) - 0x46800000
-    code = tl.where(magnitude < 0.015625, subnormal, normal)  # noqa: PLR2004 - 2^-6
-    code = tl.where(y == y, code, 0x7F)  # noqa: PLR0124 - false for NaN alone
-    return (code | ((y.to(tl.int32, bitcast=True) >> 24) & 0x80)).to(tl.uint8)
+    return rint(quotient).to(tl.int8)
 
 
 @triton.jit
@@ -165,9 +151,9 @@ def _fp8(x, given, codes, scale, K, stride_x, stride_xk, stride_codes, BLOCK: tl
         s = _larger(tl.div_rn(largest, 448.0), 1 / (448 * 512))
     reciprocal = tl.div_rn(1.0, s)
     if FITS:
-        tl.store(codes + columns, _fp8_codes(held, reciprocal, 448.0), mask=columns < K)
+        tl.store(codes + columns, fp8_bits(held * reciprocal), mask=columns < K)
     else:
         for first in range(0, K, BLOCK):
             k = first + columns
-            tl.store(codes + k, _fp8_codes(_load(x, k, stride_xk, K), reciprocal, 448.0), mask=k < K)
+            tl.store(codes + k, fp8_bits(_load(x, k, stride_xk, K) * reciprocal), mask=k < K)
     tl.store(scale + token, s)

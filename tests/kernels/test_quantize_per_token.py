@@ -107,6 +107,30 @@ def test_what_is_not_a_number_shows_in_the_scale(device):
     assert codes[1].float().isfinite().all()
 
 
+NAN, INFINITE = float("nan"), float("inf")
+NO_NUMBERS = {
+    "NaN in a scale that was measured before": ([NAN, -NAN, 3.0], 1.0, [NAN, NAN, 3.0], 1.0),
+    "an infinite number in a scale that was measured before": (
+        [INFINITE, -INFINITE, 3.0],
+        1.0,
+        [448.0, -448.0, 3.0],
+        1.0,
+    ),
+    "NaN in its token's own scale": ([NAN, 2.0, 3.0], None, [NAN, NAN, NAN], NAN),
+    "an infinite number in its token's own scale": ([-INFINITE, 2.0, 0.0], None, [NAN, 0.0, 0.0], INFINITE),
+}
+
+
+@ON_EACH_DEVICE
+@pytest.mark.parametrize(("x", "given", "expected", "scale"), NO_NUMBERS.values(), ids=NO_NUMBERS)
+def test_fp8_of(device, x, given, expected, scale):
+    measured = None if given is None else torch.tensor([given])
+    for quantized in (FP8[device], quantize_per_token_fp8_reference):
+        codes, scales = quantized(torch.tensor([x]), measured)
+        for found, wanted in ((codes.float(), [expected]), (scales, [[scale]])):
+            torch.testing.assert_close(found, torch.tensor(wanted), rtol=0, atol=0, equal_nan=True)
+
+
 @pytest.mark.parametrize("shape", [(0, 5), (1, 1)])
 def test_no_token_and_no_channel_are_no_exception(shape):
     x = torch.ones(shape)
