@@ -46,11 +46,11 @@ def causal_attention_reference(q: Tensor, k: Tensor, v: Tensor, scale: float, wi
     length = q.shape[2]
     k, v = (each.float().repeat_interleave(q.shape[1] // each.shape[1], dim=1) for each in (k, v))
     scores = q.float() @ k.mT * scale
-    scores = scores.masked_fill(~causal_mask(length, window), -torch.inf)
+    scores = scores.masked_fill(~causal_mask(length, window, q.device), -torch.inf)
     return (scores.softmax(dim=-1) @ v).transpose(1, 2)
 
 
-def causal_mask(length: int, window: int | None) -> Tensor:
-    """Which keys each query sees, [L, L] bool."""
-    seen = torch.ones(length, length, dtype=torch.bool).tril_()
+def causal_mask(length: int, window: int | None, device: torch.device | None = None) -> Tensor:
+    """Which keys each query sees, [L, L] bool on a device; on torch's own choice of one by default."""
+    seen = torch.ones(length, length, dtype=torch.bool, device=device).tril_()
     return seen if window is None else seen.triu_(1 - window)

@@ -39,7 +39,7 @@ def unpack_reference(packed: Tensor, shape: tuple[int, int], bits: int, layout: 
     if layout is Layout.GPTQ:
         return unpack_reference(packed.T, shape, bits, Layout.COMPRESSED_TENSORS)
     per_word, raised = WORD // bits, 1 << (bits - 1)
-    along = torch.empty(len(packed), packed.shape[1] * per_word, dtype=torch.int8)
+    along = packed.new_empty(len(packed), packed.shape[1] * per_word, dtype=torch.int8)
     for place, neighbour in enumerate(order_of(layout, bits)):
         along[:, neighbour::per_word] = ((packed >> (bits * place) & ((1 << bits) - 1)) - raised).to(torch.int8)
     return along.T.contiguous() if layout is Layout.AUTOAWQ else along[:, : shape[1]]

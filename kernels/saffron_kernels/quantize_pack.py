@@ -99,7 +99,7 @@ def pack_reference(codes: Tensor, bits: int, layout: Layout) -> Tensor:
         return pack_reference(codes, bits, Layout.COMPRESSED_TENSORS).T.contiguous()
     along = codes.T if layout is Layout.AUTOAWQ else codes  # neighbours in the last dimension
     per_word = WORD // bits
-    words = torch.zeros(len(along), -(-along.shape[1] // per_word), dtype=torch.int64)
+    words = codes.new_zeros(len(along), -(-along.shape[1] // per_word), dtype=torch.int64)
     for place, neighbour in enumerate(order_of(layout, bits)):
         raised = along[:, neighbour::per_word].long() + (1 << (bits - 1))
         words[:, : raised.shape[1]] |= raised << (bits * place)

@@ -96,9 +96,10 @@ def scale_search_reference(
     """What `scale_search` computes, in plain torch."""
     grouped = W.float().reshape(len(W), -1, _size(W, group_size))  # [R, G, g]
     low, high = code_range(bits)
-    weights = torch.ones(W.shape[1]) if importance is None else importance
+    weights = grouped.new_ones(W.shape[1]) if importance is None else importance
     tried = candidates(grouped, factors, low, high, scale_dtype, symmetric=symmetric)  # [F, R, G]
-    best, least = torch.zeros(grouped.shape[:2], dtype=torch.int64), torch.full(grouped.shape[:2], torch.inf)
+    best = grouped.new_zeros(grouped.shape[:2], dtype=torch.int64)
+    least = grouped.new_full(grouped.shape[:2], torch.inf)
     for number in range(len(factors)):
         scale, zero = tried.scale[number].float()[:, :, None], tried.zero[number].float()[:, :, None]
         codes = ((grouped / scale).round_() + zero).clamp_(low, high)
@@ -162,9 +163,9 @@ def _power(error: Tensor, exponent: float) -> Tensor:
 
 def _sum(powers: Tensor) -> Tensor:
     """[R, G, g] -> [R, G], in the order of this stem."""
-    total = torch.zeros(powers.shape[:2])
+    total = powers.new_zeros(powers.shape[:2])
     for begin in range(0, powers.shape[2], CHUNK):
-        part = torch.zeros(powers.shape[:2])
+        part = powers.new_zeros(powers.shape[:2])
         for column in range(begin, min(begin + CHUNK, powers.shape[2])):
             part = part + powers[:, :, column]
         total = total + part
