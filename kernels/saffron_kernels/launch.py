@@ -33,8 +33,13 @@ class Launch:
     fp_fusion: bool = True
 
     def run(self) -> None:
-        """Start it on the device where its tensors are, or in Triton's interpreter."""
-        self.kernel[self.grid](**self._keywords())
+        """Start it on the device where its tensors are, or in Triton's interpreter.
+
+        Triton itself starts a kernel on the current device, wherever its tensors are.
+        """
+        tensor = next(value for value in self.arguments.values() if isinstance(value, Tensor))
+        with torch.cuda.device(tensor.get_device()):  # -1 if it is on no card, which changes nothing
+            self.kernel[self.grid](**self._keywords())
 
     def compile(self) -> Any:  # noqa: ANN401 - Triton's CompiledKernel
         """Compile it for the device of Triton's active driver, specialised as `run` has it, and start nothing."""
