@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -115,6 +116,29 @@ def test_a_killed_run_leaves_no_process_behind_goes_on_and_is_then_only_reported
     assert outcome.selected.uri == f"pvc://checkpoints/saffron/{outcome.selected.checkpoint_digest}"
     assert steps == []
     assert {path: path.stat().st_mtime_ns for path in claims["checkpoints"].rglob("*")} == stamps
+
+
+def test_ctrl_c_in_a_terminal_is_told_once_for_all_processes(claims, tmp_path):
+    begun = subprocess.Popen(command(claims, tmp_path), stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert begun.stderr is not None
+    while "inspect the model" not in begun.stderr.readline():
+        pass
+    worker = wait_for(lambda: next(spawned(begun.pid), None))
+    # It still imports what it needs, where an interrupt would end in a traceback of its own.
+    (blocked,) = re.findall(r"^SigBlk:\s+(\w+)$", (worker / "status").read_text(), re.MULTILINE)
+    assert int(blocked, 16) >> (signal.SIGINT - 1) & 1
+    os.killpg(begun.pid, signal.SIGINT)
+    _, errors = begun.communicate(timeout=120)
+    told = (130, ["interrupted; the same command goes on with what is finished"])
+    assert (begun.returncode, errors.splitlines()) == told
+
+
+def spawned(parent):
+    """Where the system tells of each process that was started to do a piece of work."""
+    for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+        place = Path("/proc") / child
+        if place.exists() and b"spawn_main" in (place / "cmdline").read_bytes():
+            yield place
 
 
 def wait_for(condition, seconds=60):

@@ -24,6 +24,7 @@ def add_to(commands: "Commands") -> None:
         about="Print the reports that `saffron evaluate` wrote as one table, smallest candidate first, with the "
         "bounds of each figure and the verdict.",
         run=_run,
+        resumes=False,
     )
     parser.add_argument("reports", type=report_file, nargs="+", metavar="FILE", help="a report of `saffron evaluate`")
     add_gates(parser, otherwise="the verdicts in the reports")

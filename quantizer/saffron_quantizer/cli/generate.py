@@ -29,7 +29,12 @@ is printed as it comes; how fast it came is told on stderr."""
 def add_to(commands: "Commands") -> None:
     """Add the subcommand."""
     parser = add_command(
-        commands, "generate", summary="let a model go on with prompts", about=_ABOUT, run=told_failures(_run)
+        commands,
+        "generate",
+        summary="let a model go on with prompts",
+        about=_ABOUT,
+        run=told_failures(_run),
+        resumes=False,
     )
     add_folder(parser, what="the model or checkpoint")
     parser.add_argument(
@@ -129,6 +134,9 @@ def _run(arguments: argparse.Namespace) -> int:
         except NotImplementedError as error:
             # A kernel says what this device lacks, such as FP8.
             arguments.refuse(f"--device {device.type}: {error}")
+        except KeyboardInterrupt:
+            print(end="" if arguments.json else "\n", flush=True)
+            raise
         print(_json(len(prompt), completion) if arguments.json else "", flush=True)
         _tell(_speed(len(prompt), completion))
     return ExitCode.DONE

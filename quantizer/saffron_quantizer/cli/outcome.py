@@ -15,7 +15,6 @@ from saffron_api.results import FailureResult, Stage, StageResult, encode
 from saffron_quantizer.atomic import is_full, storage_full
 
 _TERMINATED = 128 + signal.SIGTERM
-_INTERRUPTED = 128 + signal.SIGINT
 _ALLOCATION_FAILED = ("can't allocate memory", "not enough memory")
 """What torch says in a RuntimeError when the system gives it no memory."""
 
@@ -45,8 +44,6 @@ def run_stage(stage: Stage, arguments: argparse.Namespace, work: Callable[[argpa
     try:
         told = work(arguments)
         _write_result(arguments.result, told.result)
-    except KeyboardInterrupt:
-        return _interrupted()
     except Exception as error:  # noqa: BLE001 whatever it is, it is told, and an unknown one with its traceback
         return _tell_failure(stage, arguments.result, error)
     print(encode(told.result) if arguments.json else told.text)
@@ -59,8 +56,6 @@ def told_failures(run: Callable[[argparse.Namespace], int]) -> Callable[[argpars
     def checked(arguments: argparse.Namespace) -> int:
         try:
             return run(arguments)
-        except KeyboardInterrupt:
-            return _interrupted()
         except Exception as error:  # noqa: BLE001 as above
             return tell(error).exit_code
 
@@ -74,11 +69,6 @@ def tell(error: Exception) -> Failure:
         traceback.print_exception(error)
     print(render(failure, detail_of(error)), file=sys.stderr)
     return failure
-
-
-def _interrupted() -> int:
-    print("interrupted; the same command goes on with what is finished", file=sys.stderr)
-    return _INTERRUPTED
 
 
 def failure_of(error: Exception) -> Failure:

@@ -25,6 +25,7 @@ def add_to(commands: "Commands") -> None:
         about="Show the reports that `saffron evaluate` wrote as one page of HTML, which needs nothing from elsewhere, "
         "and as a model card for the Hugging Face hub. Neither holds a word of the data.",
         run=told_failures(_run),
+        resumes=False,
     )
     parser.add_argument("reports", type=report_file, nargs="+", metavar="FILE", help="a report of `saffron evaluate`")
     parser.add_argument("--html", type=Path, metavar="FILE", help="file for the page (default: none)")

@@ -1,6 +1,8 @@
 """How a subcommand takes its place in the command line."""
 
 import argparse
+import signal
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -9,9 +11,13 @@ if TYPE_CHECKING:
 
 Run = Callable[[argparse.Namespace], int]
 
+_INTERRUPTED = 128 + signal.SIGINT
 
-def add_command(commands: "Commands", name: str, *, summary: str, about: str, run: Run) -> argparse.ArgumentParser:
-    """Add a subcommand.
+
+def add_command(
+    commands: "Commands", name: str, *, summary: str, about: str, run: Run, resumes: bool = True
+) -> argparse.ArgumentParser:
+    """Add a subcommand. Ctrl-C ends it with 130 and a line on stderr.
 
     Args:
         commands: where to.
@@ -19,12 +25,18 @@ def add_command(commands: "Commands", name: str, *, summary: str, about: str, ru
         summary: for the list of commands.
         about: for its own help.
         run: does it, and returns the exit code.
+        resumes: whether it goes on with what is finished when it is started again.
     """
     parser = commands.add_parser(name, help=summary, description=about, allow_abbrev=False)
 
     def checked(arguments: argparse.Namespace) -> int:
         arguments.refuse = parser.error
-        return run(arguments)
+        try:
+            return run(arguments)
+        except KeyboardInterrupt:
+            goes_on = "; the same command goes on with what is finished" if resumes else ""
+            print(f"interrupted{goes_on}", file=sys.stderr)
+            return _INTERRUPTED
 
     parser.set_defaults(run=checked)
     return parser

@@ -8,8 +8,9 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 
 from saffron_api.failures import Failure, FailureReason, StageError
@@ -34,7 +35,8 @@ def do_in_process(order: Order, show: Show) -> StageResult:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(order, show, theirs), name=order.about)
-    process.start()
+    with _interrupts_held_back():
+        process.start()
     theirs.close()
     try:
         told = ours.recv()
@@ -58,11 +60,25 @@ def do_in_process(order: Order, show: Show) -> StageResult:
     return done
 
 
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Hold Ctrl-C back for a moment, and for good from a process that is started in it, which has the signal blocked.
+
+    Ctrl-C reaches all processes of a terminal. The one that waits ends the other, which would only add a traceback.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, set())
+    # Where this is not running the start of a process starts it, and lets all signals through afterwards.
+    resource_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_SETMASK, before | {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _work(order: Order, show: Show, answer: Connection) -> None:
     """What the process does; it ends when whoever started it does, however that comes about."""
     threading.Thread(target=_end_with_parent, name="orphaned", daemon=True).start()
-    # Ctrl-C reaches all processes of a terminal; the one that waits ends this one.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with show() as progress:
             from saffron_quantizer.local.stages import do  # noqa: PLC0415 only the process that works needs torch
