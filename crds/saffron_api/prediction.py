@@ -8,6 +8,9 @@ from saffron_api.status import CandidateState, CandidateStatus, Verdict
 TOO_LARGE = "TooLarge"
 """The reason of a candidate whose size, known from shapes, misses its gate."""
 
+TENSOR_PARALLEL_SIZES = (1, 2, 4, 8)
+"""Cards that are tried. What a number of them can share, half as many can."""
+
 
 def predicted_bytes(candidate: Candidate, inspected: InspectResult) -> int | None:
     """A candidate's bytes as Inspect predicts them, or None where it could not."""
@@ -22,6 +25,20 @@ def impossible(candidate: Candidate, inspected: InspectResult) -> CandidateStatu
     return CandidateStatus(
         name=candidate.name, state=CandidateState.FAILED, reason=failure.reason.value, message=failure.message
     )
+
+
+def too_parallel(candidate: Candidate, inspected: InspectResult, cards: int) -> int | None:
+    """The cards that can serve a candidate together, if that is known and a server has more.
+
+    Args:
+        candidate: of the request.
+        inspected: of its model.
+        cards: of the server. One that is no power of two is not judged, and one beyond `TENSOR_PARALLEL_SIZES` as
+            the last of them.
+    """
+    most = next((each.tensor_parallel for each in inspected.predicted if each.name == candidate.name), None)
+    tried = min(cards, TENSOR_PARALLEL_SIZES[-1]) if cards.bit_count() == 1 else 1
+    return most if most is not None and most < tried else None
 
 
 def too_large(gates: Gates, candidate: Candidate, inspected: InspectResult) -> CandidateStatus | None:

@@ -57,6 +57,14 @@ class SampleSet(ApiModel):
     digest: Digest
 
 
+class PredictedNeeds(ApiModel):
+    """What making a candidate will need, in bytes, estimated from shapes."""
+
+    memory: int = Field(description="Besides the program itself and the activations.")
+    activations: int = Field(description="Kept between passes: in memory, or what has no room there on the disk.")
+    disk: int = Field(description="What is written.")
+
+
 class PredictedSize(ApiModel):
     """The bytes of a candidate's tensors, computed from shapes before any work, or why it can't be made."""
 
@@ -64,6 +72,14 @@ class PredictedSize(ApiModel):
     bytes: int | None = Field(default=None, description="None where it can't be made.")
     gpu_capability: int | None = Field(
         default=None, description="The least compute capability of an NVIDIA GPU that serves it, times ten."
+    )
+    tensor_parallel: int | None = Field(
+        default=None,
+        description="The largest of 1, 2, 4 and 8 cards that vLLM can serve it on with tensor parallelism; None where "
+        "that is not known.",
+    )
+    needs: PredictedNeeds | None = Field(
+        default=None, description="What making it will need, if its sequences are of the length that was asked for."
     )
     failure: Failure | None = Field(default=None, description="Why this candidate can't be made of this model.")
 

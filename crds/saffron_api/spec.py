@@ -45,12 +45,16 @@ class RedactKind(StrEnum):
     IP = "ip"
 
 
+DEFAULT_MAX_TOKENS = 2048
+DEFAULT_SAMPLES = 512
+
+
 class Data(ApiModel):
     """The conversations that the candidates are fitted to and judged on."""
 
     source: DataSource
     max_tokens: Annotated[int, Field(strict=True, ge=16, le=131_072)] = Field(
-        default=2048, description="Tokens after which a conversation is cut."
+        default=DEFAULT_MAX_TOKENS, description="Tokens after which a conversation is cut."
     )
     redact: Annotated[list[RedactKind], Field(max_length=4), Unique()] = Field(
         default=[], description="What is replaced before anything is written."
@@ -63,7 +67,9 @@ class Data(ApiModel):
 class Calibration(ApiModel):
     """The set that fits the weights."""
 
-    samples: Annotated[int, Field(strict=True, ge=1, le=100_000)] = Field(default=512, description="Conversations.")
+    samples: Annotated[int, Field(strict=True, ge=1, le=100_000)] = Field(
+        default=DEFAULT_SAMPLES, description="Conversations."
+    )
 
 
 class Evaluation(ApiModel):

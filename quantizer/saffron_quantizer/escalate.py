@@ -92,9 +92,13 @@ def with_rounds(need: Needs, folder: Path, reader: CheckpointReader, plan: Plan,
     """What a run needs with its rounds on the disk, if it makes any, less what is there of them already."""
     if selection is None:
         return need
-    whole = need.checkpoint - plan.bytes + most_bytes(reader, plan.spec, selection.gates)
     there = sum(folder_bytes(place) for place in folder.glob(_ROUND.format("*")))
-    return replace(need, checkpoint=ROUNDS_HELD * whole - there)
+    return replace(need, checkpoint=bytes_of_rounds(need, reader, plan, selection.gates) - there)
+
+
+def bytes_of_rounds(need: Needs, reader: CheckpointReader, plan: Plan, gates: Gates | None) -> int:
+    """What an escalated candidate's rounds have on the disk at once, at most."""
+    return ROUNDS_HELD * (need.checkpoint - plan.bytes + most_bytes(reader, plan.spec, gates))
 
 
 def escalate(

@@ -12,7 +12,7 @@ from saffron_api.failures import Failure, FailureReason, StageError, subject_of
 from saffron_quantizer.checkpoint.reader import CheckpointReader
 from saffron_quantizer.checkpoint.writer import companion_files
 from saffron_quantizer.memory import free_bytes
-from saffron_quantizer.models.batches import make_batches
+from saffron_quantizer.models.batches import batch_tokens
 from saffron_quantizer.plan import Plan, folder_bytes
 
 _FLOAT = 4
@@ -59,17 +59,22 @@ def needs(reader: CheckpointReader, plan: Plan, sequences: Sequence[Tensor], dty
         sequences: this process's share of what it is calibrated on; none for a method that reads no data.
         dtype: what is computed in.
     """
+    return needs_of_lengths(reader, plan, [len(sequence) for sequence in sequences], dtype)
+
+
+def needs_of_lengths(reader: CheckpointReader, plan: Plan, lengths: Sequence[int], dtype: torch.dtype) -> Needs:
+    """What a run needs whose sequences have so many tokens; else as `needs`."""
     stored = max(sum(reader.entry(name).bytes for name in names) for names in plan.blocks)
     elements = max(sum(reader.entry(name).elements for name in names) for names in plan.blocks)
     written = plan.bytes // len(plan.blocks)
     outside = max((reader.entry(name).bytes for name in plan.outside), default=0)
     companions = sum(path.stat().st_size for path in companion_files(reader.folder))
     groups = {_shape(reader, plan, index, group) for index, groups in enumerate(plan.groups) for group in groups}
-    if not sequences:
+    if not lengths:
         largest = max(reader.entry(name).elements for name in plan.precisions)
         return Needs(outside, 2 * stored + 2 * written, 0, _COPIES * _FLOAT * largest, 0, plan.bytes + companions)
     copies = {entry.dtype for entry in reader.entries.values()} != {dtype}
-    batches = [batch.tokens.numel() for batch in make_batches(sequences)]
+    batches = batch_tokens(lengths)
     width = max(columns for _, columns in groups)
     hidden = int(reader.config["hidden_size"])
     # What a mixture reads, too, and a few numbers of experts.

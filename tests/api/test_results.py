@@ -16,6 +16,7 @@ from saffron_api.results import (
     Figure,
     FigureName,
     InspectResult,
+    PredictedNeeds,
     PredictedSize,
     QuantizeResult,
     SampleResult,
@@ -37,7 +38,16 @@ LARGEST: dict[str, StageResult] = {
         architecture="A" * 64,
         parameters=HUGE,
         bytes=HUGE,
-        predicted=[PredictedSize(name=f"candidate-{n:04}", bytes=HUGE, gpu_capability=89) for n in range(16)],
+        predicted=[
+            PredictedSize(
+                name=f"candidate-{n:04}",
+                bytes=HUGE,
+                gpu_capability=89,
+                tensor_parallel=8,
+                needs=PredictedNeeds(memory=HUGE, activations=HUGE, disk=HUGE),
+            )
+            for n in range(16)
+        ],
         isa="AVX512".ljust(64, "_"),
     ),
     "sample": SampleResult(calibration=SET, selection=SET, gate=SET),

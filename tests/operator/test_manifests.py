@@ -223,6 +223,7 @@ def test_the_commands_hand_each_other_what_they_make():
     key = next(each.key for each in world.status.candidates if each.name == "gptq-int4") or ""
     assert found["inspect", ""] == [
         *["saffron", "inspect", "--model", "/mnt/model/qwen", "--hash-cache", f"{W}/hashes.json"],
+        *["--calibration-samples", "64", "--max-tokens", "2048"],
         *["--candidate", '{"name": "rtn-int4", "method": "RTN", "scheme": "W4A16", "groupSize": 128}'],
         *["--candidate", '{"name": "gptq-int4", "method": "GPTQ", "scheme": "W4A16", "groupSize": 128}'],
         *["--candidate", '{"name": "int8", "method": "RTN", "scheme": "W8A8"}', *end],

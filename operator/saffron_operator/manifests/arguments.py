@@ -32,8 +32,9 @@ def _hash_cache(uid: str) -> list[str]:
 
 
 def inspect(uid: str, spec: QuantizedModelSpec) -> list[str]:
-    """Check the model, compute its digest and predict the candidates' sizes."""
+    """Check the model, compute its digest and predict the candidates' sizes and what making them needs."""
     arguments = ["inspect", "--model", _model(spec), *_hash_cache(uid)]
+    arguments += ["--calibration-samples", str(spec.calibration.samples), "--max-tokens", str(spec.data.max_tokens)]
     for candidate in spec.candidates:
         arguments += ["--candidate", json.dumps({"name": candidate.name, **candidate.told})]
     return arguments + RESULT

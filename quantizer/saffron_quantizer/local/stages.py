@@ -21,7 +21,7 @@ from saffron_quantizer.escalate import Selection
 from saffron_quantizer.evaluation.baseline import BaselineRequest, baseline
 from saffron_quantizer.evaluation.evaluate import EvaluateRequest, evaluate
 from saffron_quantizer.evaluation.window import load_gate_set
-from saffron_quantizer.inspect import inspect_model
+from saffron_quantizer.inspect import Calibration, inspect_model
 from saffron_quantizer.local.order import Order
 from saffron_quantizer.progress import ProgressSink
 from saffron_quantizer.quantize import quantize
@@ -43,7 +43,8 @@ def do(order: Order, progress: ProgressSink) -> StageResult:
 
 def _inspect(order: Order) -> InspectResult:
     candidates = [(each.name, each.recipe) for each in order.spec.candidates]
-    return inspect_model(order.places.model, candidates, hash_cache=order.places.hash_cache)
+    calibration = Calibration(order.spec.calibration.samples, order.spec.data.max_tokens)
+    return inspect_model(order.places.model, candidates, hash_cache=order.places.hash_cache, calibration=calibration)
 
 
 def _sample(order: Order, progress: ProgressSink) -> SampleResult:

@@ -5,7 +5,7 @@ padding behind them and no mask is needed for it; whoever gathers statistics lea
 """
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -50,16 +50,27 @@ def make_batches(sequences: Sequence[Tensor], *, limits: Sequence[int] = ()) -> 
     """
     if any(sequence.dim() != 1 or len(sequence) == 0 for sequence in sequences):
         raise ValueError("each sequence must be 1-D with at least one token")
-    batches: list[Batch] = []
+    lengths = [len(sequence) for sequence in sequences]
+    return [_batch(sequences, rows, limits) for rows in _positions(lengths, limits)]
+
+
+def batch_tokens(lengths: Sequence[int]) -> list[int]:
+    """Tokens of each batch, padding included, of sequences of these lengths."""
+    return [len(rows) * _padded(lengths[rows[0]], ()) for rows in _positions(lengths, ())]
+
+
+def _positions(lengths: Sequence[int], limits: Sequence[int]) -> Iterator[list[int]]:
+    """The positions of each batch's sequences."""
     rows: list[int] = []
-    for position in sorted(range(len(sequences)), key=lambda index: (-len(sequences[index]), index)):
-        longest = len(sequences[rows[0]]) if rows else 0
+    for position in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
+        longest = lengths[rows[0]] if rows else 0
         full = (len(rows) + 1) * _padded(longest, limits) > BATCH_TOKENS
-        if rows and (full or _side(len(sequences[position]), limits) != _side(longest, limits)):
-            batches.append(_batch(sequences, rows, limits))
+        if rows and (full or _side(lengths[position], limits) != _side(longest, limits)):
+            yield rows
             rows = []
         rows.append(position)
-    return [*batches, _batch(sequences, rows, limits)] if rows else batches
+    if rows:
+        yield rows
 
 
 def _side(length: int, limits: Sequence[int]) -> int:
