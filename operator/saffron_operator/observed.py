@@ -212,6 +212,8 @@ class TargetFacts:
         accelerated: The container asks for a GPU.
         also_held: Who else holds a field that Saffron sets, so that server-side apply refuses to change it.
         environment: Of that container as `NAME=VALUE`, where the value is written out.
+        cards: Those that serve one model together, each with a part of every linear; None where that is not written
+            out.
         model_path: The absolute path that the server reads.
         template: The pod template without our overlay.
         template_hash: The digest of `template`, of the container's name and of `model_path`.
@@ -228,6 +230,7 @@ class TargetFacts:
     overlay: Overlay | None
     also_held: tuple[Holder, ...] = ()
     environment: frozenset[str] = frozenset()
+    cards: int | None = 1
     warnings: tuple[str, ...] = ()
 
 

@@ -20,6 +20,7 @@ from saffron_operator.target_warnings import warnings
 _SHELLS = frozenset({"sh", "bash", "ash", "dash", "zsh"})
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _MODULE = "vllm.entrypoints.openai.api_server"
+_CARDS = frozenset({"--tensor-parallel-size", "-tp"})
 
 
 class _Problem(Exception):  # noqa: N818 - it never leaves this file
@@ -61,6 +62,7 @@ def _read(deployment: Json, name: str, model_uri: str) -> TargetFacts:
         overlay=_overlay(deployment, container, path),
         also_held=others(deployment, name, path),
         environment=_environment(container),
+        cards=_cards(arguments) if engine is Engine.VLLM else 1,
         warnings=warnings(deployment, container),
     )
 
@@ -118,6 +120,18 @@ def _model_path(container: Json, arguments: Sequence[str]) -> str:
             f"{where}: the model is {found}, which is no absolute path; mount the model and give its path.",
         )
     return posixpath.normpath(found)
+
+
+def _cards(arguments: Sequence[str]) -> int | None:
+    """Return vLLM's tensor-parallel size, whose last mention counts; None where it is no number, as `$(CARDS)`."""
+    said = "1"
+    for before, word in zip(["", *arguments], arguments, strict=False):
+        option, _, value = word.replace("_", "-").partition("=")
+        if option in _CARDS and value:
+            said = value
+        elif before.replace("_", "-") in _CARDS:
+            said = word
+    return int(said) if said.isascii() and said.isdigit() and int(said) > 0 else None
 
 
 def _check_mounts(template: Json, container: Json, path: str, model_uri: str) -> None:

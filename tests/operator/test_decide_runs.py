@@ -278,6 +278,28 @@ def test_what_the_engine_does_not_run_exactly_is_shown_and_gets_no_job():
     assert "saturates" in (world.status.candidates[2].message or "")
 
 
+def test_what_the_cards_of_the_target_can_not_share_is_shown_and_gets_no_job():
+    found = builders.inspected()
+    predicted = [
+        each.model_copy(update={"tensor_parallel": 2 if "int4" in each.name else 4}) for each in found.predicted
+    ]
+    ends = Ends(found.model_copy(update={"predicted": predicted}))
+    command = ["vllm", "serve", "/models/qwen", "--tensor-parallel-size", "4"]
+    world = World(
+        script=script({(Stage.INSPECT, None): ends}), deployment=builders.deployment(container={"command": command})
+    ).run()
+    assert world.candidates == {
+        "rtn-int4": "Unsupported EngineUnsupported",
+        "gptq-int4": "Unsupported EngineUnsupported",
+        "int8": "Done Pass",
+    }
+    assert world.status.candidates[1].message == (
+        "The target has --tensor-parallel-size 4, and at most 2 can share this candidate's linears in whole groups and "
+        "heads. Use a smaller groupSize, another scheme or fewer cards."
+    )
+    assert world.overlay == INT8
+
+
 def test_a_server_with_amx_gets_int4_only_if_it_is_told_to_keep_activations():
     amx = Ends(builders.inspected(isa="AMX"))
     world = World(script=script({(Stage.INSPECT, None): amx})).run()

@@ -68,6 +68,24 @@ def test_the_model_is_found_in_the_servers_arguments(container: dict[str, Any], 
     assert (found.engine, found.model_path) == (engine, "/models/qwen")
 
 
+CARDS: list[tuple[str, list[str], int | None]] = [
+    ("nothing", [], 1),
+    ("the option and its value", ["--tensor-parallel-size", "4"], 4),
+    ("both in one word", ["--tensor-parallel-size=2", "--port", "80"], 2),
+    ("its short name", ["-tp", "8"], 8),
+    ("underscores", ["--tensor_parallel_size", "2"], 2),
+    ("another value later", ["-tp=2", "--tensor-parallel-size", "4"], 4),
+    ("a variable", ["--tensor-parallel-size", "$(CARDS)"], None),
+    ("no card", ["-tp", "0"], None),
+]
+
+
+@pytest.mark.parametrize(("arguments", "cards"), [row[1:] for row in CARDS], ids=[row[0] for row in CARDS])
+def test_the_cards_that_serve_together_are_said_by(arguments: list[str], cards: int | None):
+    container = {"command": ["vllm", "serve", "/models/qwen", *arguments]}
+    assert facts(builders.deployment(container=container)).cards == cards
+
+
 CLAIM = {"name": "models", "persistentVolumeClaim": {"claimName": "models"}}
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (

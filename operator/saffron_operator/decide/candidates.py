@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from saffron_api import keys
 from saffron_api.failures import FailureReason
 from saffron_api.gates import judge
-from saffron_api.prediction import impossible, predicted_bytes, too_large
+from saffron_api.prediction import impossible, predicted_bytes, too_large, too_parallel
 from saffron_api.quantized_model import Candidate, CandidateState, CandidateStatus, Verdict
 from saffron_api.results import EvaluateResult, InspectResult, QuantizeResult, Stage
 from saffron_operator import reasons
@@ -39,6 +39,7 @@ def excluded(inputs: Inputs, candidate: Candidate, inspected: InspectResult) -> 
     return (
         impossible(candidate, inspected)
         or _unsupported(inputs, candidate, inspected)
+        or _undivided(inputs, candidate, inspected)
         or too_large(inputs.spec.gates, candidate, inspected)
     )
 
@@ -60,6 +61,25 @@ def _unsupported(inputs: Inputs, candidate: Candidate, inspected: InspectResult)
         reason=reason,
         message=f"{row.engine} does not run {row.what} exactly on {where}: {row.reason}. Use another scheme, format, "
         "engine or node.",
+        bytes=predicted_bytes(candidate, inspected),
+    )
+
+
+def _undivided(inputs: Inputs, candidate: Candidate, inspected: InspectResult) -> CandidateStatus | None:
+    """Return the status of a candidate of which each card of the target can't have a part."""
+    target = inputs.observed.target
+    if target is None or not isinstance(target.facts, TargetFacts) or target.facts.cards is None:
+        return None  # nothing is known of cards
+    cards = target.facts.cards
+    most = too_parallel(candidate, inspected, cards)
+    if most is None:
+        return None
+    return CandidateStatus(
+        name=candidate.name,
+        state=CandidateState.UNSUPPORTED,
+        reason=reasons.ENGINE_UNSUPPORTED,
+        message=f"The target has --tensor-parallel-size {cards}, and at most {most} can share this candidate's linears "
+        "in whole groups and heads. Use a smaller groupSize, another scheme or fewer cards.",
         bytes=predicted_bytes(candidate, inspected),
     )
 
