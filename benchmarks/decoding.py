@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from engines import made
 from peers import spread
 
 from saffron_api.candidate import CandidateSpec, Scheme
@@ -28,8 +29,6 @@ from saffron_quantizer.data.tokenizer import Tokenizer
 from saffron_quantizer.generate import Sampling, generate
 from saffron_quantizer.inspect import processor
 from saffron_quantizer.models.whole import WholeModel
-from saffron_quantizer.progress import ignore
-from saffron_quantizer.quantize import quantize
 
 PROMPT = "It is a truth universally acknowledged, that a single man in possession of a good fortune, must be in want of"
 CPU = torch.device("cpu")
@@ -77,19 +76,8 @@ def models() -> Iterator[dict[str, WholeModel]]:
     with tempfile.TemporaryDirectory() as scratch:
         found = {"the original": WholeModel.open(original, CPU)}
         for scheme in SCHEMES:
-            out = Path(scratch) / scheme
-            quantize(
-                model=original,
-                sequences=None,
-                spec=CandidateSpec(method="RTN", scheme=scheme),
-                store=None,
-                out=out,
-                work=None,
-                model_digest=None,
-                data_digest=None,
-                progress=ignore,
-            )
-            found[scheme] = WholeModel.open(out, CPU)
+            spec = CandidateSpec(method="RTN", scheme=scheme)
+            found[scheme] = WholeModel.open(made(original, [], spec, Path(scratch) / scheme), CPU)
         yield found
 
 

@@ -5,6 +5,7 @@ import torch
 import transformers
 from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
 from safetensors.torch import load_file
+from tinymodels.checkpoints import checkpoint_of, tensors_of
 from tinymodels.configs import SPECIAL
 from tinymodels.support import CLAIMS, SPECS, TRANSFORMERS, Proof, class_name
 
@@ -12,8 +13,6 @@ from saffron_api.candidate import CandidateSpec
 from saffron_quantizer.checkpoint.source import open_source
 from saffron_quantizer.models.architectures import ARCHITECTURES
 from saffron_quantizer.models.stream import ModelStream
-from saffron_quantizer.progress import ignore
-from saffron_quantizer.quantize import quantize
 
 TOKENS = torch.tensor([1, 5, 9, 80, 33, 2, 7, 11, 50, 4])
 LOADED = [claim for claim in CLAIMS if claim.engine == TRANSFORMERS and claim.proof is Proof.LOADED]
@@ -30,18 +29,7 @@ def checkpoint(tiny_model, tmp_path_factory):
         key = model, spec.model_dump_json()
         if key not in made:
             made[key] = tmp_path_factory.mktemp(model) / "checkpoint"
-            generator = torch.Generator().manual_seed(3)
-            quantize(
-                model=tiny_model(model),
-                sequences=[torch.randint(3, 97, (24 - number,), generator=generator) for number in range(6)],
-                spec=spec,
-                store=None,
-                out=made[key],
-                work=None,
-                model_digest=None,
-                data_digest=None,
-                progress=ignore,
-            )
+            checkpoint_of(tiny_model(model), spec, made[key])
         return made[key]
 
     return make
@@ -92,9 +80,7 @@ def test_what_the_page_says_transformers_refuses_it_does_not_load(checkpoint, cl
 def test_compressed_tensors_reads_from_the_file_what_our_reader_computes_with(checkpoint, tiny_model, claim):
     folder = checkpoint(claim.model, SPECS[claim.scheme])
     source, original = open_source(folder), load_file(tiny_model(claim.model) / "model.safetensors")
-    stored = {}
-    for shard in sorted(folder.glob("*.safetensors")):
-        stored |= load_file(shard)
+    stored = tensors_of(folder)
     scaled = [name.removesuffix("_scale") for name in stored if name.endswith(".weight_scale")]
     for weight in scaled:
         scale = stored[f"{weight}_scale"]

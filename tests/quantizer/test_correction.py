@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tinymodels.checkpoints import checkpoint_of
 
 from saffron_api.candidate import CandidateSpec
 from saffron_kernels.hessian import hessian_finish
@@ -13,8 +14,6 @@ from saffron_quantizer.models.calibration import BlockCalibration
 from saffron_quantizer.models.originals import advance_and_keep
 from saffron_quantizer.models.stream import ModelStream
 from saffron_quantizer.plan import make_plan
-from saffron_quantizer.progress import ignore
-from saffron_quantizer.quantize import quantize
 from saffron_quantizer.round_linears import gptq_linears
 
 ORDERS = pytest.mark.parametrize("order", list(Order), ids=lambda order: order.value)
@@ -136,16 +135,11 @@ def test_the_original_is_looked_at_for(tiny_model, architecture, target, compare
 def test_activations_of_both_walks_in_a_file_change_no_byte(tiny_model, tmp_path):
     spec = CandidateSpec(method="GPTQ", scheme="W4A16", group_size=32, target="Original")
     digests = {
-        quantize(
-            model=tiny_model("Mixtral"),
-            sequences=[torch.arange(3, length) for length in (40, 20)],
-            spec=spec,
-            store=None,
-            out=tmp_path / str(budget),
-            work=None,
-            model_digest=None,
-            data_digest=None,
-            progress=ignore,
+        checkpoint_of(
+            tiny_model("Mixtral"),
+            spec,
+            tmp_path / str(budget),
+            [torch.arange(3, length) for length in (40, 20)],
             activation_memory=budget,
         ).checkpoint_digest
         for budget in (0, 10**9)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from tinymodels.checkpoints import checkpoint_of
 
 from saffron_api.candidate import CandidateSpec, Method, Scheme
 from saffron_api.failures import FailureReason, StageError
@@ -21,7 +22,6 @@ from saffron_quantizer.evaluation.evaluate import EvaluateRequest, evaluate
 from saffron_quantizer.evaluation.window import limit_scored
 from saffron_quantizer.models.stream import ModelStream
 from saffron_quantizer.progress import ignore
-from saffron_quantizer.quantize import quantize
 from saffron_quantizer.report import finished_report, judged, to_json
 
 SECRET = "w17 w23"
@@ -31,8 +31,7 @@ SECRET = "w17 w23"
 def checkpoint(speaking_model, tmp_path_factory):
     out = tmp_path_factory.mktemp("checkpoint") / "int4"
     spec = CandidateSpec(method=Method.RTN, scheme=Scheme.W4A16, group_size=32)
-    settings = {"store": None, "work": None, "model_digest": None, "data_digest": None, "progress": ignore}
-    quantize(model=speaking_model, sequences=None, spec=spec, out=out, **settings)
+    checkpoint_of(speaking_model, spec, out)
     return out
 
 

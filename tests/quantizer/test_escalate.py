@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tinymodels.checkpoints import checkpoint_of
 
 from saffron_api.candidate import CandidateSpec, Scheme
 from saffron_api.quantized_model import Gates
@@ -23,7 +24,7 @@ from saffron_quantizer.models.stream import ModelStream
 from saffron_quantizer.plan import make_plan, with_precisions
 from saffron_quantizer.precision import Precision
 from saffron_quantizer.progress import ignore
-from saffron_quantizer.quantize import quantize, write_rest
+from saffron_quantizer.quantize import write_rest
 from saffron_quantizer.ranks import ALONE
 from saffron_quantizer.sensitivity import Variant, damages, probes
 from saffron_quantizer.shards import write_shards
@@ -58,17 +59,9 @@ def sabotaged(tiny_model, tmp_path_factory):
 
 
 def run(model, spec, out, gates, **places):
-    return quantize(
-        model=model,
-        sequences=[torch.tensor(each.tokens) for each in conversations(8)] if spec.needs_calibration else None,
-        spec=spec,
-        out=out,
-        **{"store": None, "work": None, **places},
-        model_digest=None,
-        data_digest=None,
-        progress=ignore,
-        selection=Selection(conversations(), Gates.model_validate(gates)),
-    )
+    tokens = [torch.tensor(each.tokens) for each in conversations(8)]
+    selection = Selection(conversations(), Gates.model_validate(gates))
+    return checkpoint_of(model, spec, out, tokens, selection=selection, **places)
 
 
 def int4(method="RTN", most=0.9):
@@ -115,17 +108,7 @@ def test_nothing_is_raised_and_one_round_made_where_the_limits_hold(sabotaged, t
     run(sabotaged(5.0), int4(), tmp_path / "out", {"klDivergence": {"max": 50.0}})
     manifest = read_manifest(tmp_path / "out")
     assert (manifest["raised"], len(manifest["rounds"])) == ([], 1)
-    quantize(
-        model=sabotaged(5.0),
-        sequences=None,
-        spec=plain,
-        store=None,
-        out=tmp_path / "plain",
-        work=None,
-        model_digest=None,
-        data_digest=None,
-        progress=ignore,
-    )
+    checkpoint_of(sabotaged(5.0), plain, tmp_path / "plain")
     assert content(tmp_path / "out") == content(tmp_path / "plain")
 
 
@@ -193,18 +176,7 @@ def test_a_selection_belongs_to_a_candidate_that_is_escalated(tiny_model, tmp_pa
     spec = int8() if escalated else replace_escalation(int8())
     selection = Selection(conversations(), Gates.model_validate({"klDivergence": {"max": 1.0}})) if given else None
     with pytest.raises(ValueError, match="a selection belongs to a candidate that is escalated"):
-        quantize(
-            model=tiny_model(),
-            sequences=None,
-            spec=spec,
-            store=None,
-            out=tmp_path / "out",
-            work=None,
-            model_digest=None,
-            data_digest=None,
-            progress=ignore,
-            selection=selection,
-        )
+        checkpoint_of(tiny_model(), spec, tmp_path / "out", selection=selection)
 
 
 @pytest.mark.parametrize("parts", ["one walk", "a walk a copy"])

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tinymodels.checkpoints import checkpoint_of
 
 from saffron_api.candidate import CandidateSpec, Method, Scheme
 from saffron_api.failures import Failure, FailureReason, StageError
@@ -20,7 +21,6 @@ from saffron_quantizer.evaluation.evaluate import EvaluateRequest, evaluate
 from saffron_quantizer.evaluation.window import limit_scored
 from saffron_quantizer.models.stream import ModelStream
 from saffron_quantizer.progress import ignore
-from saffron_quantizer.quantize import quantize
 from saffron_quantizer.report import judged
 
 
@@ -28,8 +28,7 @@ from saffron_quantizer.report import judged
 def checkpoint(speaking_model, tmp_path_factory):
     out = tmp_path_factory.mktemp("checkpoint") / "int4"
     spec = CandidateSpec(method=Method.RTN, scheme=Scheme.W4A16, group_size=32)
-    settings = {"store": None, "work": None, "model_digest": None, "data_digest": None, "progress": ignore}
-    quantize(model=speaking_model, sequences=None, spec=spec, out=out, **settings)
+    checkpoint_of(speaking_model, spec, out)
     return out
 
 
@@ -95,10 +94,9 @@ def test_figures_equal_their_definitions(request_):
     ids=["FP8Static with an FP8 cache", "FP8", "AutoAWQ"],
 )
 def test_every_kind_of_checkpoint_is_measured(speaking_model, request_, tmp_path, spec):
-    settings = {"store": None, "work": None, "model_digest": None, "data_digest": None, "progress": ignore}
     torch.manual_seed(1)
     sequences = [torch.randint(7, 97, (30,)) for _ in range(4)]
-    quantize(model=speaking_model, sequences=sequences, spec=spec, out=tmp_path / "it", **settings)
+    checkpoint_of(speaking_model, spec, tmp_path / "it", sequences)
     request = replace(request_, candidate=tmp_path / "it")
     report = evaluate(request, None, ignore)
     # One sequence at a time adds in another order, and what that tips over to the next FP8 number is a sixteenth off.
@@ -137,9 +135,8 @@ def test_of_a_model_that_caps_its_logits_both_models_logits_are_compared(speakin
     shutil.copytree(speaking_model, tmp_path / "model")
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     (tmp_path / "model" / "config.json").write_text(json.dumps({**config, "final_logit_softcapping": 2.0}))
-    made = {"store": None, "work": None, "model_digest": None, "data_digest": None, "progress": ignore}
     spec = CandidateSpec(method=Method.RTN, scheme=Scheme.W4A16, group_size=32)
-    quantize(model=tmp_path / "model", sequences=None, spec=spec, out=tmp_path / "int4", **made)
+    checkpoint_of(tmp_path / "model", spec, tmp_path / "int4")
     digest = model_digest(tmp_path / "model", hash_cache=None)
     request = EvaluateRequest(tmp_path / "model", digest, tmp_path / "int4", gate_set(30), None, 0.95)
     baseline(request.original, BaselineRequest(digest, request.sequences), tmp_path / "base", ignore)

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
+from tinymodels.checkpoints import checkpoint_of
 
 from saffron_api.candidate import CandidateSpec
 from saffron_quantizer.checkpoint.manifest import read_manifest
@@ -13,8 +14,6 @@ from saffron_quantizer.models.architectures import find_architecture
 from saffron_quantizer.models.calibration import BlockCalibration
 from saffron_quantizer.models.experts import unpack
 from saffron_quantizer.models.stream import ModelStream
-from saffron_quantizer.progress import ignore
-from saffron_quantizer.quantize import quantize
 
 GPTQ = CandidateSpec(method="GPTQ", scheme="W4A16", group_size=32)
 NAMES = {
@@ -73,9 +72,8 @@ def test_each_expert_is_calibrated_on_its_tokens_or_on_all_where_they_are_few(ti
 def test_experts_that_saw_too_few_tokens_are_quantized_and_counted(tiny_model, tmp_path, monkeypatch, model):
     prefix, leaves, count = NAMES[model]
     monkeypatch.setattr(expert_calibration, "MIN_EXPERT_TOKENS", 10**6)
-    arguments = {"store": None, "work": None, "model_digest": None, "data_digest": None, "progress": ignore}
     out = tmp_path / "out"
-    quantize(model=tiny_model(model), sequences=sequences(3, 12), spec=GPTQ, out=out, **arguments)
+    checkpoint_of(tiny_model(model), GPTQ, out, sequences(3, 12))
     layers = read_manifest(out)["layers"]
     assert [layer["all_token_experts"] for layer in layers] == [count, count]
     index = json.loads((out / "model.safetensors.index.json").read_text())["weight_map"]
@@ -87,15 +85,13 @@ def test_experts_that_saw_too_few_tokens_are_quantized_and_counted(tiny_model, t
 def test_an_expert_that_no_token_is_sent_to_is_calibrated_on_all(tiny_model, tmp_path):
     """Of 24 experts some see none of 12 tokens."""
     model = tiny_model("Qwen3Moe", num_experts=24)
-    arguments = {"store": None, "work": None, "model_digest": None, "data_digest": None, "progress": ignore}
-    result = quantize(model=model, sequences=sequences(1, 12), spec=GPTQ, out=tmp_path / "out", **arguments)
+    result = checkpoint_of(model, GPTQ, tmp_path / "out", sequences(1, 12))
     assert result.modules == 2 * (4 + 3 * 24)
 
 
 def test_a_block_without_experts_has_its_mlp_quantized(tiny_model, tmp_path):
     model = tiny_model("Qwen3Moe", mlp_only_layers=[0])
-    arguments = {"store": None, "work": None, "model_digest": None, "data_digest": None, "progress": ignore}
-    result = quantize(model=model, sequences=sequences(3, 12), spec=GPTQ, out=tmp_path / "out", **arguments)
+    result = checkpoint_of(model, GPTQ, tmp_path / "out", sequences(3, 12))
     assert result.modules == (4 + 3) + (4 + 3 * 6)
     ignored = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]["ignore"]
     assert ignored == ["lm_head", "model.layers.1.mlp.gate"]

@@ -6,6 +6,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from tinymodels.checkpoints import checkpoint_of, sequences, tensors_of
 
 from saffron_api.candidate import CandidateSpec
 from saffron_api.failures import FailureReason, StageError
@@ -13,38 +14,10 @@ from saffron_quantizer import shards
 from saffron_quantizer.checkpoint.manifest import read_manifest
 from saffron_quantizer.models.kv_cache import Fp8KvCache, with_cache
 from saffron_quantizer.models.stream import ModelStream
-from saffron_quantizer.progress import ignore
-from saffron_quantizer.quantize import quantize
 
 STATIC = CandidateSpec(method="RTN", scheme="FP8Static", kv_cache="FP8")
 CACHED = CandidateSpec(method="GPTQ", scheme="W4A16", group_size=32, kv_cache="FP8")
 ARCHITECTURES = ["Llama", "Mistral", "Qwen2", "Qwen3", "Gemma3Text"]
-
-
-def sequences():
-    generator = torch.Generator().manual_seed(3)
-    return [torch.randint(3, 97, (24 - number,), generator=generator) for number in range(6)]
-
-
-def run(model, spec, out, tokens=None):
-    return quantize(
-        model=model,
-        sequences=sequences() if tokens is None else tokens,
-        spec=spec,
-        store=None,
-        out=out,
-        work=None,
-        model_digest=None,
-        data_digest=None,
-        progress=ignore,
-    )
-
-
-def tensors_of(folder):
-    found = {}
-    for shard in sorted(folder.glob("*.safetensors")):
-        found |= load_file(shard)
-    return found
 
 
 def measured(model, written):
@@ -73,7 +46,7 @@ def measured(model, written):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_each_scale_maps_the_largest_magnitude_that_was_seen_to_448(tiny_model, tmp_path, architecture):
     model = tiny_model(architecture)
-    run(model, STATIC, tmp_path / "out")
+    checkpoint_of(model, STATIC, tmp_path / "out")
     written = tensors_of(tmp_path / "out")
     scales = {name: tensor for name, tensor in written.items() if name.endswith(("input_scale", "k_scale", "v_scale"))}
     reach = measured(model, written)
@@ -87,7 +60,7 @@ def test_each_scale_maps_the_largest_magnitude_that_was_seen_to_448(tiny_model, 
 
 
 def test_linears_that_engines_merge_share_the_scale_of_their_input(tiny_model, tmp_path):
-    run(tiny_model(), STATIC, tmp_path / "out")
+    checkpoint_of(tiny_model(), STATIC, tmp_path / "out")
     written = tensors_of(tmp_path / "out")
     for parts in (("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), ("mlp.gate_proj", "mlp.up_proj")):
         assert len({written[f"model.layers.1.{part}.input_scale"].item() for part in parts}) == 1
@@ -97,7 +70,7 @@ def test_linears_that_engines_merge_share_the_scale_of_their_input(tiny_model, t
 @pytest.mark.parametrize("spec", [STATIC, CACHED], ids=["RTN", "GPTQ"])
 def test_a_run_that_ended_after_a_block_goes_on_to_the_same_bytes(tiny_model, tmp_path, monkeypatch, spec):
     model = tiny_model("Gemma3Text")
-    run(model, spec, tmp_path / "undisturbed")
+    checkpoint_of(model, spec, tmp_path / "undisturbed")
 
     def end(shard, tensors, write=shards.write_exactly):
         if "00003" in shard.name.partition("-of-")[0]:
@@ -107,9 +80,9 @@ def test_a_run_that_ended_after_a_block_goes_on_to_the_same_bytes(tiny_model, tm
     with monkeypatch.context() as patch:
         patch.setattr(shards, "write_exactly", end)
         with pytest.raises(KeyboardInterrupt):
-            run(model, spec, tmp_path / "out")
+            checkpoint_of(model, spec, tmp_path / "out")
     assert read_manifest(tmp_path / "out") is None
-    run(model, spec, tmp_path / "out")
+    checkpoint_of(model, spec, tmp_path / "out")
     names = sorted(path.name for path in (tmp_path / "undisturbed").iterdir() if path.name != "manifest.json")
     for name in names:
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
@@ -122,14 +95,14 @@ def test_nothing_but_zeros_gives_no_scale(tiny_model, tmp_path):
     tensors["model.layers.1.self_attn.v_proj.weight"].zero_()
     save_file(tensors, path)
     with pytest.raises(StageError) as caught:
-        run(tmp_path / "model", CACHED, tmp_path / "out")
+        checkpoint_of(tmp_path / "model", CACHED, tmp_path / "out")
     failure = caught.value.failure
     assert (failure.reason, failure.subject) == (FailureReason.RANGE_EMPTY, "model.layers.1.self_attn.v_scale")
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_checkpoint_is_computed_with_keys_and_values_that_went_through_fp8(tiny_model, tmp_path, architecture):
-    run(tiny_model(architecture), CACHED, tmp_path / "out")
+    checkpoint_of(tiny_model(architecture), CACHED, tmp_path / "out")
     stream = ModelStream.open(tmp_path / "out", dtype=torch.float32)
     (ours,) = stream.final_hidden(sequences()[:1])
     caches = stream._skeleton.kv_caches
@@ -150,7 +123,7 @@ def test_a_block_that_takes_no_cache_is_refused():
 
 
 def test_a_checkpoint_that_lacks_the_scale_of_its_cache_is_refused(tiny_model, tmp_path):
-    run(tiny_model(), CACHED, tmp_path / "out")
+    checkpoint_of(tiny_model(), CACHED, tmp_path / "out")
     shard = tmp_path / "out" / "model-00003-of-00003.safetensors"
     name = "model.layers.1.self_attn.v_scale"
     save_file({key: tensor for key, tensor in load_file(shard).items() if key != name}, shard)

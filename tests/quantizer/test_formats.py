@@ -10,6 +10,7 @@ from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
 from compressed_tensors.quantization import QuantizationConfig
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tinymodels.checkpoints import checkpoint_of
 
 from saffron_api.candidate import CandidateSpec, KvCache, QuantizationFormat, Scheme
 from saffron_api.failures import FailureReason, StageError
@@ -23,7 +24,7 @@ from saffron_quantizer.models.stream import ModelStream
 from saffron_quantizer.plan import make_plan, with_precisions
 from saffron_quantizer.precision import FLOATING, Precision, precision_of
 from saffron_quantizer.progress import ignore
-from saffron_quantizer.quantize import quantize, write_rest
+from saffron_quantizer.quantize import write_rest
 from saffron_quantizer.ranks import ALONE
 from saffron_quantizer.shards import write_shards
 
@@ -235,19 +236,7 @@ def test_a_model_that_is_quantized_in_another_way_is_refused():
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_a_written_checkpoint_gives_in_transformers_the_logits_of_our_reader(tiny_model, tmp_path, architecture, spec):
     out = tmp_path / "checkpoint"
-    generator = torch.Generator().manual_seed(3)
-    sequences = [torch.randint(3, 97, (24 - number,), generator=generator) for number in range(6)]
-    quantize(
-        model=tiny_model(architecture),
-        sequences=sequences if spec.needs_calibration else None,
-        spec=spec,
-        store=None,
-        out=out,
-        work=None,
-        model_digest=None,
-        data_digest=None,
-        progress=ignore,
-    )
+    checkpoint_of(tiny_model(architecture), spec, out)
     tokens = torch.tensor([1, 5, 9, 80, 33, 2, 7, 11, 50, 4])
     stream = ModelStream.open(out, dtype=torch.float32)
     ours = stream.logits(stream.final_hidden([tokens])[0])

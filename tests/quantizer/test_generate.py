@@ -6,6 +6,7 @@ import pytest
 import tokenizers
 import torch
 import transformers
+from tinymodels.checkpoints import checkpoint_of
 from tinymodels.configs import SPECIAL
 
 from saffron_api.candidate import CandidateSpec
@@ -16,7 +17,6 @@ from saffron_quantizer.generate import GrowingText, Sampling, complete, generate
 from saffron_quantizer.models.stream import ModelStream
 from saffron_quantizer.models.whole import WholeModel
 from saffron_quantizer.progress import ignore
-from saffron_quantizer.quantize import quantize
 
 CPU = torch.device("cpu")
 PROMPT = (1, 5, 9, 80, 33, 7, 11, 50, 4, 61)
@@ -33,18 +33,7 @@ SPECS = {
 
 
 def made(model, spec, out):
-    sequences = [torch.randint(3, 97, (20,), generator=torch.Generator().manual_seed(3))]
-    quantize(
-        model=model,
-        sequences=sequences if spec.needs_calibration else None,
-        spec=spec,
-        store=None,
-        out=out,
-        work=None,
-        model_digest=None,
-        data_digest=None,
-        progress=ignore,
-    )
+    checkpoint_of(model, spec, out)
     return out
 
 

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 import transformers
+from tinymodels.checkpoints import checkpoint_of
 from tinymodels.configs import TINY
 
 from saffron_api.candidate import CandidateSpec
@@ -13,8 +14,6 @@ from saffron_quantizer.inspect import inspect_model
 from saffron_quantizer.models.architectures import Architecture
 from saffron_quantizer.models.inferred import infer_architecture
 from saffron_quantizer.models.stream import ModelStream
-from saffron_quantizer.progress import ignore
-from saffron_quantizer.quantize import quantize
 
 _LLAMA_LIKE = (
     ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
@@ -102,17 +101,8 @@ def test_a_checkpoint_of_an_inferred_architecture_gives_transformers_logits(unkn
     folder, _, _ = unknown_model(name, INFERRED[name][0])
     tokens = torch.arange(3, 40)
     torch.testing.assert_close(logits(folder, tokens), transformers_logits(folder, tokens), rtol=1e-5, atol=1e-4)
-    quantize(
-        model=folder,
-        sequences=[torch.arange(3, 60), torch.arange(50, 90)],
-        spec=CandidateSpec(method=method, scheme="W4A16", group_size=32),
-        store=None,
-        out=tmp_path / "out",
-        work=None,
-        model_digest=None,
-        data_digest=None,
-        progress=ignore,
-    )
+    spec = CandidateSpec(method=method, scheme="W4A16", group_size=32)
+    checkpoint_of(folder, spec, tmp_path / "out", [torch.arange(3, 60), torch.arange(50, 90)])
     ours, theirs = logits(tmp_path / "out", tokens), transformers_logits(tmp_path / "out", tokens)
     # The same codes times the same scales: float32 rounding only.
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-4)

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from tinymodels.checkpoints import checkpoint_of, tensors_of
 
 from saffron_api.candidate import CandidateSpec, KvCache, QuantizationFormat, Scheme
 from saffron_api.failures import FailureReason, StageError
@@ -18,8 +19,6 @@ from saffron_quantizer.checkpoint.formats.registry import FORMATS, quantization_
 from saffron_quantizer.inspect import inspect_model
 from saffron_quantizer.models.stream import ModelStream
 from saffron_quantizer.precision import Precision
-from saffron_quantizer.progress import ignore
-from saffron_quantizer.quantize import quantize
 
 NAME = "model.layers.0.mlp.up_proj"
 SHAPES = st.tuples(st.sampled_from([8, 24, 40]), st.sampled_from([(32, 32), (96, 32), (128, 128)]), st.integers(0, 99))
@@ -187,20 +186,6 @@ def test_a_config_that_we_do_not_write_is_refused(kind, change):
     assert caught.value.failure == not_ours(CONFIGS[kind]["quant_method"]).failure
 
 
-def run(model, spec, out):
-    return quantize(
-        model=model,
-        sequences=None,
-        spec=spec,
-        store=None,
-        out=out,
-        work=None,
-        model_digest=None,
-        data_digest=None,
-        progress=ignore,
-    )
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 @pytest.mark.parametrize(
     "case",
@@ -212,10 +197,8 @@ def test_a_checkpoint_is_read_back_and_keeps_all_other_tensors_as_they_were(tiny
     model = tiny_model("Qwen2", dtype=dtype)
     settings = {"method": "RTN", "scheme": "W4A16", "group_size": 32, "format": kind, "symmetric": symmetric}
     spec = CandidateSpec(**settings, scale_search="MinMax")
-    run(model, spec, tmp_path / "out")
-    written = {}
-    for shard in (tmp_path / "out").glob("*.safetensors"):
-        written |= load_file(shard)
+    checkpoint_of(model, spec, tmp_path / "out")
+    written = tensors_of(tmp_path / "out")
     original = load_file(model / "model.safetensors")
     kept = {name for name in original if name in written}
     assert {name for name in original if name not in kept} == {
@@ -246,7 +229,7 @@ def test_rows_that_do_not_fill_a_word_are_refused_before_any_work(tiny_model, tm
     model = tiny_model("Llama", intermediate_size=100)
     spec = CandidateSpec(method="RTN", scheme="W4A16", group_size=32, format="AutoAWQ")
     with pytest.raises(StageError) as caught:
-        run(model, spec, tmp_path / "out")
+        checkpoint_of(model, spec, tmp_path / "out")
     failure = caught.value.failure
     assert (failure.reason, failure.have, failure.need) == (FailureReason.ROWS_UNSUPPORTED, 100, 8)
     assert failure.subject == "model.layers.0.mlp.gate_proj.weight"

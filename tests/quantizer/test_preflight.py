@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tinymodels.checkpoints import checkpoint_of
 
 from saffron_api.candidate import CandidateSpec, Target
 from saffron_api.failures import FailureReason, StageError
@@ -9,8 +10,6 @@ from saffron_quantizer.checkpoint.reader import CheckpointReader
 from saffron_quantizer.memory import free_bytes
 from saffron_quantizer.plan import make_plan
 from saffron_quantizer.preflight import Needs, activation_budget, needs, require_room
-from saffron_quantizer.progress import ignore
-from saffron_quantizer.quantize import quantize
 
 MEMINFO = "MemTotal:  2000 kB\nMemFree:  10 kB\nMemAvailable:  1000 kB\n"
 SYSTEMS = {
@@ -135,17 +134,8 @@ def test_what_has_no_room_in_memory_is_refused(monkeypatch, asked, need):
 
 def test_too_little_memory_is_refused_before_any_work(tiny_model, tmp_path, monkeypatch):
     monkeypatch.setattr("saffron_quantizer.preflight.free_bytes", lambda: 1000)
-    places = {"store": None, "out": tmp_path / "out", "work": None}
     with pytest.raises(StageError) as caught:
-        quantize(
-            model=tiny_model(),
-            sequences=SEQUENCES,
-            spec=GPTQ,
-            model_digest=None,
-            data_digest=None,
-            progress=ignore,
-            **places,
-        )
+        checkpoint_of(tiny_model(), GPTQ, tmp_path / "out", SEQUENCES)
     assert caught.value.failure.reason is FailureReason.MEMORY_TOO_SMALL
     assert not (tmp_path / "out").exists()
 

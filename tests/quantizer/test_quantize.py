@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tinymodels.checkpoints import checkpoint_of, sequences
 
 from saffron_api.candidate import CandidateSpec
 from saffron_api.failures import FailureReason, StageError
@@ -16,8 +17,7 @@ from saffron_quantizer.checkpoint.manifest import read_manifest
 from saffron_quantizer.inspect import inspect_model
 from saffron_quantizer.models.stream import ModelStream
 from saffron_quantizer.partial import open_partial
-from saffron_quantizer.progress import Progress, ignore
-from saffron_quantizer.quantize import quantize
+from saffron_quantizer.progress import Progress
 
 GPTQ = CandidateSpec(method="GPTQ", scheme="W4A16", group_size=32)
 SPECS = {
@@ -39,14 +39,8 @@ SPECS = {
 }
 
 
-def sequences(count=6, length=24):
-    generator = torch.Generator().manual_seed(3)
-    return [torch.randint(3, 97, (length - number,), generator=generator) for number in range(count)]
-
-
 def run(model, spec, **places):
-    needed = {"store": None, "out": None, "work": None, "progress": ignore, **places}
-    return quantize(model=model, sequences=sequences(), spec=spec, model_digest=None, data_digest=None, **needed)
+    return checkpoint_of(model, spec, **{"out": None, **places})
 
 
 def content(folder):

@@ -6,13 +6,12 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from tinymodels.checkpoints import checkpoint_of, sequences
 
 from saffron_api.candidate import CandidateSpec
 from saffron_quantizer.checkpoint.manifest import read_manifest
 from saffron_quantizer.checkpoint.reader import CheckpointReader
 from saffron_quantizer.models.stream import ModelStream
-from saffron_quantizer.progress import ignore
-from saffron_quantizer.quantize import quantize
 from saffron_quantizer.report import LayerRow
 
 SPECS = {
@@ -23,19 +22,11 @@ SPECS = {
 }
 
 
-def run(model, spec, out, progress=ignore):
-    generator = torch.Generator().manual_seed(3)
-    return quantize(
-        model=model,
-        sequences=[torch.randint(3, 97, (40 - number,), generator=generator) for number in range(6)],
-        spec=spec,
-        store=None,
-        out=out,
-        work=None,
-        model_digest=None,
-        data_digest=None,
-        progress=progress,
-    )
+SEQUENCES = sequences(6, 40)
+
+
+def run(model, spec, out, **changes):
+    return checkpoint_of(model, spec, out, SEQUENCES, **changes)
 
 
 def content(folder):
@@ -105,12 +96,10 @@ def test_awq_leaves_less_error_than_rounding_to_the_nearest(tiny_model, tmp_path
         if name.endswith("layernorm.weight"):
             tensor[[5, 17, 40]] *= 30
     save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
-    generator = torch.Generator().manual_seed(3)
-    sequences = [torch.randint(3, 97, (40 - number,), generator=generator) for number in range(6)]
-    original = ModelStream.open(model).final_hidden(sequences)
+    original = ModelStream.open(model).final_hidden(SEQUENCES)
     errors = []
     for name, spec in {"awq": SPECS["AWQ"], "rtn": CandidateSpec(method="RTN", scheme="W4A16", group_size=32)}.items():
         run(model, spec, tmp_path / name)
-        changed = ModelStream.open(tmp_path / name).final_hidden(sequences)
+        changed = ModelStream.open(tmp_path / name).final_hidden(SEQUENCES)
         errors.append(sum((a - b).square().sum().item() for a, b in zip(original, changed, strict=True)))
     assert errors[0] < errors[1]

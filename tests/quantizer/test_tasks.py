@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from tinymodels.checkpoints import checkpoint_of
 
 from saffron_api.candidate import CandidateSpec, Method, Scheme
 from saffron_api.failures import StageError
@@ -20,7 +21,6 @@ from saffron_quantizer.evaluation.evaluate import EvaluateRequest, evaluate
 from saffron_quantizer.evaluation.local_tasks import tasks_digest
 from saffron_quantizer.models.stream import ModelStream
 from saffron_quantizer.progress import ignore
-from saffron_quantizer.quantize import quantize
 
 pytest.importorskip("lm_eval", reason="make test-tasks installs it")
 from saffron_quantizer.evaluation.tasks import _row
@@ -65,8 +65,7 @@ def tasks(tmp_path):
 def checkpoint(speaking_model, tmp_path_factory):
     out = tmp_path_factory.mktemp("checkpoint") / "int4"
     spec = CandidateSpec(method=Method.RTN, scheme=Scheme.W4A16, group_size=32)
-    settings = {"store": None, "work": None, "model_digest": None, "data_digest": None, "progress": ignore}
-    quantize(model=speaking_model, sequences=None, spec=spec, out=out, **settings)
+    checkpoint_of(speaking_model, spec, out)
     return out
 
 

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
+from tinymodels.checkpoints import checkpoint_of, tensors_of
 
 from saffron_api.candidate import CandidateSpec
 from saffron_api.failures import FailureReason, StageError
@@ -12,8 +13,6 @@ from saffron_quantizer.checkpoint.reader import CheckpointReader
 from saffron_quantizer.inspect import inspect_model
 from saffron_quantizer.models.stream import ModelStream
 from saffron_quantizer.plan import make_plan
-from saffron_quantizer.progress import ignore
-from saffron_quantizer.quantize import quantize
 
 LAYER = "model.layers.0"
 QKV = f"{LAYER}.self_attn.[q_proj,k_proj,v_proj]"
@@ -89,22 +88,9 @@ def test_what_escalation_may_not_even_begin_with_is_refused_by_inspect(tiny_mode
 @pytest.mark.parametrize("method", ["RTN", "GPTQ"])
 def test_an_ignored_linear_is_stored_as_it_is_and_listed(tiny_model, tmp_path, method):
     model = tiny_model("Qwen2", dtype=torch.bfloat16)
-    sequences = [torch.arange(3, 23), torch.arange(40, 52)]
     spec = int8("model.layers.1.self_attn.*", "*.down_proj", method=method)
-    quantize(
-        model=model,
-        sequences=sequences,
-        spec=spec,
-        store=None,
-        out=tmp_path / "out",
-        work=None,
-        model_digest=None,
-        data_digest=None,
-        progress=ignore,
-    )
-    written = {}
-    for shard in (tmp_path / "out").glob("*.safetensors"):
-        written |= load_file(shard)
+    checkpoint_of(model, spec, tmp_path / "out", [torch.arange(3, 23), torch.arange(40, 52)])
+    written = tensors_of(tmp_path / "out")
     original = load_file(model / "model.safetensors")
     ignored = [
         "model.layers.0.mlp.down_proj",

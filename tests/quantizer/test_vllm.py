@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from tinymodels.checkpoints import checkpoint_of
 from tinymodels.support import CLAIMS, SPECS, VLLM, Proof
 
 from saffron_dev.paths import cache_folder
 from saffron_quantizer.models.stream import ModelStream
-from saffron_quantizer.progress import ignore
-from saffron_quantizer.quantize import quantize
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(7200)]
 
@@ -56,17 +55,7 @@ def served(vllm_python, tiny_model, tmp_path_factory):
     for claim in CASES:
         fields = {**SHAPE, **OTHER_SHAPES.get(claim.model, {})}
         folders[claim] = tmp_path_factory.mktemp(claim.model) / "checkpoint"
-        quantize(
-            model=tiny_model(claim.model, dtype=torch.bfloat16, **fields),
-            sequences=None,
-            spec=SPECS[claim.scheme],
-            store=None,
-            out=folders[claim],
-            work=None,
-            model_digest=None,
-            data_digest=None,
-            progress=ignore,
-        )
+        checkpoint_of(tiny_model(claim.model, dtype=torch.bfloat16, **fields), SPECS[claim.scheme], folders[claim])
     settings = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_INT4_W4A8": "0"}
     tokens = ",".join(map(str, TOKENS))
     command = [vllm_python, _PROGRAM, tokens, *folders.values()]
