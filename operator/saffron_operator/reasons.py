@@ -80,7 +80,7 @@ ABORTED = "Aborted"
 # --- Of a candidate, a milestone or an event only ----------------------------------------------------------------
 
 ENGINE_UNSUPPORTED = "EngineUnsupported"
-"""The target's engine can't run the scheme on this hardware."""
+"""The target's engine can't run the scheme on this hardware, or its cards can't share the candidate's linears."""
 ENGINE_INEXACT = "EngineInexact"
 """The target's engine computes something else than what was measured."""
 TOO_LARGE = prediction.TOO_LARGE
