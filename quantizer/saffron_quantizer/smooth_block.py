@@ -79,15 +79,15 @@ class SmoothedBlock:
 def smooth_block(plan: Plan, index: int, walk: Walk, tensors: Mapping[str, Tensor], *, way: Way) -> SmoothedBlock:
     """Smooth a loaded block; neither its modules nor the tensors given are changed.
 
+    The search looks at a few thousand tokens (`take_sample`). What a module reads and gives is recorded once: a fold
+    changes no other edge's, since the function stays.
+
     Args:
         plan: of the model.
         index: of the block.
         walk: that stands before it.
         tensors: the block's, by name, as they are stored.
         way: whose scales are searched for.
-
-    The search looks at `SEARCH_TOKENS` tokens. What a module reads and gives is recorded once: a fold changes no other
-    edge's, since the function stays.
 
     Raises:
         StageError: `SMOOTHING_INEXACT` if the block would compute something else; `FIGURES_NOT_FINITE` if an error is

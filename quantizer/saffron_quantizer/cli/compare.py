@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from saffron_api.failures import ExitCode
 from saffron_quantizer.cli.options import add_gates, report_file
+from saffron_quantizer.cli.outcome import told_failures
 from saffron_quantizer.cli.subcommand import add_command
 from saffron_quantizer.cli.table import comparison
 from saffron_quantizer.report import Report, differences, judged
@@ -23,7 +24,7 @@ def add_to(commands: "Commands") -> None:
         summary="print reports of several candidates side by side",
         about="Print the reports that `saffron evaluate` wrote as one table, smallest candidate first, with the "
         "bounds of each figure and the verdict.",
-        run=_run,
+        run=told_failures(_run),
         resumes=False,
     )
     parser.add_argument("reports", type=report_file, nargs="+", metavar="FILE", help="a report of `saffron evaluate`")
