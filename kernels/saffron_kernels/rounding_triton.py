@@ -9,7 +9,7 @@ import triton.language as tl
 
 @triton.jit
 def rint(x):
-    """The nearest whole number of float32 numbers below 2^22 in size, half to even."""
+    """The nearest whole number of float32 numbers below 2^22 in size, half to even; of others one beyond all codes."""
     # 1.5 · 2^23: its neighbours are whole numbers, so that the sum is rounded to one.
     return (x + 12582912.0) - 12582912.0
 
