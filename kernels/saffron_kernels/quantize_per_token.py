@@ -2,7 +2,8 @@
 
 s is the token's largest magnitude over the largest code: 127 for int8, 448 for FP8 e4m3 (arXiv 2209.05433). Both round
 half to even and do the same IEEE operations in the same order on every device, so codes and scales are equal bit by
-bit. They are what vLLM's dynamic per-token schemes compute.
+bit. vLLM's dynamic per-token schemes have the same scales. Its int8 codes are the same but in ties: on the CPU (0.32.0)
+it multiplies by 1 / s, so that a number half as large as its token's largest may become 63 where the quotient is 63.5.
 """
 
 import torch
