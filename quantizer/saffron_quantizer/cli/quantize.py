@@ -39,7 +39,7 @@ def add_to(commands: "Commands") -> None:
         commands,
         "quantize",
         summary="make a smaller checkpoint",
-        about="Make a checkpoint in compressed-tensors' format, block by block. A run that was killed goes on with the "
+        about="Make a checkpoint in a format that vLLM reads, block by block. A run that was killed goes on with the "
         "first block that is not finished and ends with the same bytes.",
         run=partial(run_stage, Stage.QUANTIZE, work=_work),
     )
