@@ -32,6 +32,12 @@ _AHEAD = 8192
 """Bytes between what is read and what is asked for from memory: more than the processor itself looks ahead."""
 
 
+AVX2_RAISED = 2.0**14
+"""What x is multiplied by for AVX2 before it is divided by up to 2^24: so the ends of float32 stay far away."""
+AVX2_UPPERMOST = 28
+"""Bits above which the nibble lies that is shifted down for AVX2."""
+
+
 class _BFloat(ir.Type):
     """LLVM's bfloat, which llvmlite does not name."""
 
@@ -137,24 +143,51 @@ def float32_block(at: _Place, totals: Totals) -> Totals:
 
 
 def avx2_block(at: _Place, totals: Totals) -> Totals:
-    """AVX2 and FMA: as `float32_block`, but these permutations have too few places for a table of codes."""
+    """AVX2 and FMA: a group's products with the nibbles as they lie, from which the zero point's are taken in the end.
+
+    These permutations have too few places for a table of codes. A nibble that is masked where it lies is the code times
+    a power of two, by which x has been divided (`AVX2_RAISED`), so that nothing need be shifted.
+    """
     builder, tile = at.builder, at.tile
     floats, bits = ir.VectorType(F32, 8), ir.VectorType(I32, 8)
     for group in range(tile.groups):
+        # Sums of their own for each half: one sum after the other would be waited for.
+        halves: list[Totals] = []
+        for half in range(2):
+            sums: Totals = [[ir.Constant(floats, None)] * tile.tokens for _ in range(tile.rows)]
+            codes = [at.load(address, 32 * half, bits) for address in at.codes]
+            for part in _parts(tile, group):
+                x = [at.load(address, part.x + 32 * half, floats) for address in at.x]
+                for row, code in enumerate(codes):
+                    w = builder.sitofp(_in_place(builder, code, part.shift), floats)
+                    sums[row] = [_fma(builder, v, w, s) for v, s in zip(x, sums[row], strict=True)]
+            halves.append(sums)
+        x_sums = [_x_sum(at, address, group) for address in at.x]
         for row in range(tile.rows):
-            scale = at.spread(at.scale[row], group, 8)
-            low = ir.Constant(floats, [float(_OFFSET)] * 8)
-            low = low if tile.symmetric else builder.fadd(low, at.spread(at.zero[row], group, 8))
-            low = builder.fneg(builder.fmul(low, scale))
-            for half in range(2):
-                codes = at.load(at.codes[row], 32 * half, bits)
-                for part in _parts(tile, group):
-                    code = builder.lshr(codes, ir.Constant(bits, [part.shift] * 8))
-                    code = builder.sitofp(builder.and_(code, ir.Constant(bits, [15] * 8)), floats)
-                    w = _fma(builder, code, scale, low)
-                    x = [at.load(address, part.x + 32 * half, floats) for address in at.x]
-                    totals[row] = [_fma(builder, v, w, t) for v, t in zip(x, totals[row], strict=True)]
+            zero = ir.Constant(floats, [float(-_OFFSET)] * 8)
+            zero = zero if tile.symmetric else builder.fsub(zero, at.spread(at.zero[row], group, 8))
+            scale = builder.fmul(at.spread(at.scale[row], group, 8), ir.Constant(floats, [1 / AVX2_RAISED] * 8))
+            sums_of_row = map(builder.fadd, halves[0][row], halves[1][row])
+            centred = [_fma(builder, zero, x, s) for x, s in zip(x_sums, sums_of_row, strict=True)]
+            totals[row] = [_fma(builder, s, scale, t) for s, t in zip(centred, totals[row], strict=True)]
     return totals
+
+
+def _in_place(builder: ir.IRBuilder, code: ir.Value, shift: int) -> ir.Value:
+    """The nibble that lies `shift` bits up times 2^shift; the uppermost one, whose sign that would be, as it is."""
+    if shift == AVX2_UPPERMOST:
+        return builder.lshr(code, ir.Constant(code.type, [shift] * 8))
+    return builder.and_(code, ir.Constant(code.type, [15 << shift] * 8))
+
+
+def _x_sum(at: _Place, address: ir.Value, group: int) -> ir.Value:
+    """The columns of x of a group, added up in each lane. Behind a block's 128 columns is such a sum for each plane."""
+    first, *others = (
+        at.load(address, 4 * BLOCK + 32 * plane, ir.VectorType(F32, 8)) for plane in _planes(at.tile, group)
+    )
+    for other in others:
+        first = at.builder.fadd(first, other)
+    return first
 
 
 @dataclass(frozen=True)
@@ -190,8 +223,10 @@ def _fma(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Val
 
 
 BFLOAT16, FLOAT32, AVX2 = 0, 1, 2
-_KINDS = ((bfloat16_block, 16, 2), (float32_block, 16, 4), (avx2_block, 8, 4))
-"""By number: what makes a block, lanes of a sum, bytes of a number of x."""
+_KINDS = ((bfloat16_block, 16), (float32_block, 16), (avx2_block, 8))
+"""By number: what makes a block, lanes of a sum."""
+X_BLOCK = (2 * BLOCK, 4 * BLOCK, 4 * (BLOCK + 32))
+"""By number: bytes of a block of x."""
 
 
 @intrinsic(prefer_literal=True)
@@ -233,10 +268,11 @@ def int4_tile(  # noqa: PLR0917 - numba has positional parameters only
         sums_stride: bytes a token.
     """
     tile = Tile(rows.literal_value, tokens.literal_value, groups.literal_value, bool(symmetric.literal_value))
-    block, lanes, x_bytes = _KINDS[kind.literal_value]
+    block, lanes = _KINDS[kind.literal_value]
+    x_block = X_BLOCK[kind.literal_value]
 
     def codegen(context: Any, builder: ir.IRBuilder, _signature: Any, values: Any) -> Any:
-        _emit(builder, tile, block, ir.VectorType(F32, lanes), x_bytes * BLOCK, values[5:])
+        _emit(builder, tile, block, ir.VectorType(F32, lanes), x_block, values[5:])
         return context.get_dummy_value()
 
     return types.void(kind, rows, tokens, groups, symmetric, *[types.int64] * 10), codegen

@@ -20,7 +20,7 @@ from saffron_kernels import int4_tile as tiles
 from saffron_kernels import openmp
 from saffron_kernels.compiled import features
 from saffron_kernels.compiled_floats import BFLOAT16, BYTES, KINDS, load_floats, pointer, store_floats
-from saffron_kernels.int4_tile import BLOCK, BLOCK_BYTES, INTERLEAVED, int4_tile
+from saffron_kernels.int4_tile import AVX2_RAISED, AVX2_UPPERMOST, BLOCK, BLOCK_BYTES, INTERLEAVED, X_BLOCK, int4_tile
 from saffron_kernels.openmp import ITEMS, take
 from saffron_kernels.w4a16_gemm import W4A16Weight
 
@@ -29,7 +29,7 @@ _FIELDS = range(openmp.FIRST, openmp.FIRST + 16)
     _M, _N, _BLOCKS, _GROUPS, _GROUP_SIZE, _X, _X_STRIDE, _CODES, _SCALE, _SCALE_KIND, _SCALE_BYTES, _ZERO, _BIAS, _OUT,
     _KIND, _BYTES,
 ) = _FIELDS  # fmt: skip
-_SOURCE, _ROW_BYTES, _SOURCE_KIND, _COLUMNS, _PADDED, _INTO = range(openmp.FIRST, openmp.FIRST + 6)
+_SOURCE, _ROW_BYTES, _SOURCE_KIND, _COLUMNS, _X_BLOCKS, _INTO = range(openmp.FIRST, openmp.FIRST + 6)
 (
     _W_CODES, _W_FIRST, _W_BLOCKS, _W_COLUMNS, _W_GROUPS, _W_GROUP_SIZE, _W_SCALE, _W_SCALE_KIND, _W_SCALE_BYTES,
     _W_ZERO, _W_INTO,
@@ -39,6 +39,7 @@ _ACROSS = 64
 _TOKENS = 36
 """Tokens that are done at once: so many rows of x stay in the second cache."""
 _PLANE = 32
+_AVX2_BLOCK = X_BLOCK[tiles.AVX2] // 4
 _MANY = 256
 """Tokens in bfloat16 from which on weights are written before they are multiplied."""
 _WRITTEN = 512
@@ -89,14 +90,14 @@ def w4a16_gemm(  # noqa: PLR0917 - as the op
         return _dequantized_gemm(x, codes, scale, zero, group_size, bias)
     if plan.kind == tiles.BFLOAT16 and M >= _MANY:
         return _gemm_of_written(x, codes, scale, zero, group_size, bias)
-    x, codes, scale = _lay_out(x, plan.kind, blocks * BLOCK), codes.contiguous(), scale.contiguous()
+    x, codes, scale = _lay_out(x, plan.kind, blocks), codes.contiguous(), scale.contiguous()
     zero = None if zero is None else zero.contiguous()
     bias = None if bias is None else bias.float().contiguous()
     out = torch.empty((M, N), dtype=dtype)
     openmp.run(
         plan.loop,
         -(-N // _ACROSS),
-        *(M, N, blocks, G, group_size, x.data_ptr(), blocks * BLOCK * x.itemsize, codes.data_ptr()),
+        *(M, N, blocks, G, group_size, x.data_ptr(), blocks * X_BLOCK[plan.kind], codes.data_ptr()),
         *(scale.data_ptr(), *plan.scale),
         0 if zero is None else zero.data_ptr(),
         0 if bias is None else bias.data_ptr(),
@@ -138,14 +139,15 @@ def _tile_kind(dtype: torch.dtype) -> int | None:
     return tiles.AVX2 if features() >= {"avx2", "fma", "f16c"} else None
 
 
-def _lay_out(x: Tensor, kind: int, padded: int) -> Tensor:
-    """[M, K] with zeros up to `padded` columns; for a tile in float32, with the columns as `int4_tile` takes them."""
+def _lay_out(x: Tensor, kind: int, blocks: int) -> Tensor:
+    """[M, K] with zeros up to whole blocks; for a tile in float32, as `int4_tile` takes it."""
     x = x.contiguous()
     if kind == tiles.BFLOAT16:
+        padded = blocks * BLOCK
         return x if x.shape[1] == padded else torch.nn.functional.pad(x, (0, padded - x.shape[1]))
-    into, source = torch.empty(len(x), padded), KINDS[x.dtype]
-    row_bytes = x.shape[1] * BYTES[source]
-    openmp.run(_layout_loop(), len(x), x.data_ptr(), row_bytes, source, x.shape[1], padded, into.data_ptr())
+    into, source = torch.empty(len(x), blocks * X_BLOCK[kind] // 4), KINDS[x.dtype]
+    row_bytes, loop = x.shape[1] * BYTES[source], _avx2_layout_loop() if kind == tiles.AVX2 else _layout_loop()
+    openmp.run(loop, len(x), x.data_ptr(), row_bytes, source, x.shape[1], blocks, into.data_ptr())
     return into
 
 
@@ -157,6 +159,11 @@ def _loop(kind: int, groups: int, rows: int, tokens: int, symmetric: int) -> ope
 @cache
 def _layout_loop() -> openmp.Loop:
     return openmp.compile_loop(_tokens)
+
+
+@cache
+def _avx2_layout_loop() -> openmp.Loop:
+    return openmp.compile_loop(_avx2_tokens)
 
 
 def _tile_size(kind: int, M: int) -> tuple[int, int]:
@@ -172,16 +179,39 @@ def _tile_size(kind: int, M: int) -> tuple[int, int]:
 def _tokens(data: Any) -> None:
     """Write x in float32, the even and then the odd columns of each 32."""
     a = carray(data, (openmp.ARGUMENTS,), np.int64)
-    columns = a[_COLUMNS]
-    row = np.zeros(a[_PADDED], np.float32)
+    columns, padded = a[_COLUMNS], a[_X_BLOCKS] * BLOCK
+    row = np.zeros(padded, np.float32)
     item = take(a)
     while item < a[ITEMS]:
         load_floats(a[_SOURCE] + item * a[_ROW_BYTES], a[_SOURCE_KIND], row[:columns])
-        into = carray(pointer(a[_INTO] + item * a[_PADDED] * 4), (a[_PADDED] // _PLANE, 2, _PLANE // 2), np.float32)
+        into = carray(pointer(a[_INTO] + item * padded * 4), (padded // _PLANE, 2, _PLANE // 2), np.float32)
         for plane in range(into.shape[0]):
             for i in range(_PLANE // 2):
                 into[plane, 0, i] = row[plane * _PLANE + 2 * i]
                 into[plane, 1, i] = row[plane * _PLANE + 2 * i + 1]
+        item = take(a)
+
+
+def _avx2_tokens(data: Any) -> None:
+    """The same divided by what the code of each column is multiplied by where it lies, and sums of each plane."""
+    a = carray(data, (openmp.ARGUMENTS,), np.int64)
+    columns, blocks = a[_COLUMNS], a[_X_BLOCKS]
+    row = np.zeros(blocks * BLOCK, np.float32)
+    item = take(a)
+    while item < a[ITEMS]:
+        load_floats(a[_SOURCE] + item * a[_ROW_BYTES], a[_SOURCE_KIND], row[:columns])
+        into = carray(pointer(a[_INTO] + item * blocks * _AVX2_BLOCK * 4), (blocks, _AVX2_BLOCK), np.float32)
+        for block in range(blocks):
+            own, sums = into[block, :BLOCK].reshape(4, 2, _PLANE // 2), into[block, BLOCK:].reshape(4, _PLANE // 4)
+            sums[:] = np.float32(0)
+            for plane in range(4):
+                for odd in range(2):
+                    shift = 4 * plane + 16 * odd
+                    over = np.float32(1 << (0 if shift == AVX2_UPPERMOST else shift))
+                    for i in range(_PLANE // 2):
+                        x = row[block * BLOCK + plane * _PLANE + 2 * i + odd] * np.float32(AVX2_RAISED)
+                        own[plane, odd, i] = x / over
+                        sums[plane, i % 8] += x
         item = take(a)
 
 
