@@ -16,11 +16,14 @@ from contest import arguments, contest, fastest, machine, ratio
 from torch.nn.functional import linear
 
 from saffron_kernels.quantize_per_token import quantize_per_token
-from saffron_kernels.w8a8_gemm import w8a8_gemm
+from saffron_kernels.w8a8_gemm import w8a8_linear
 from saffron_kernels.w8a8_gemm_cpu import exact_way, int_mm_gemm, is_exact
 
-SHAPES = ((4096, 4096), (14336, 4096), (4096, 14336), (1024, 4096), (2048, 640), (640, 2048))
-"""Output and input channels: Llama-3-8B's linears, and Gemma 3 270M's feed-forward."""
+SHAPES = (
+    *((4096, 4096), (14336, 4096), (4096, 14336), (1024, 4096)),
+    *((2048, 640), (640, 2048), (1024, 640), (640, 1024), (256, 640)),
+)
+"""Output and input channels: Llama-3-8B's linears, and Gemma 3 270M's."""
 FLOATS = ("bfloat16", "float32")
 
 
@@ -29,11 +32,12 @@ def main() -> None:
     parser = arguments(__doc__.splitlines()[0], rounds=9, calls=2)
     parser.add_argument("--tokens", type=int, nargs="+", default=[128, 512])
     parser.add_argument("--shapes", type=int, default=len(SHAPES), help="how many of the shapes")
+    parser.add_argument("--first", type=int, default=0, help="which of the shapes is the first")
     args = parser.parse_args()
     print(machine(args.clock))
     print(f"ours is {exact_way().__name__}; torch._int_mm is {'exact' if is_exact(int_mm_gemm) else 'INEXACT'} here")
     print(f"{'M':>5} {'N':>6} {'K':>6} {'ours':>9} {'GOP/s':>6}   the time of ... over ours, with quartiles")
-    for N, K in SHAPES[: args.shapes]:
+    for N, K in SHAPES[args.first :][: args.shapes]:
         for M in args.tokens:
             print(line(M, N, K, args), flush=True)
 
@@ -45,7 +49,7 @@ def line(M: int, N: int, K: int, args: argparse.Namespace) -> str:
     x, w = torch.randn(M, K), torch.randn(N, K)
     x_bfloat16, w_bfloat16, codes = x.bfloat16(), w.bfloat16(), quantize_per_token(x)[0]
     ways = {
-        "ours": lambda _: w8a8_gemm(*quantize_per_token(x_bfloat16), weight, scale, out_dtype=torch.bfloat16),
+        "ours": lambda _: w8a8_linear(x_bfloat16, weight, scale),
         "_int_mm": lambda _: torch._int_mm(codes, weight.T),  # noqa: SLF001 - its only name
         "bfloat16": lambda _: linear(x_bfloat16, w_bfloat16),
         "float32": lambda _: linear(x, w),

@@ -11,7 +11,7 @@ import torch
 from numba import carray, njit
 from torch import Tensor
 
-from saffron_kernels import openmp
+from saffron_kernels import int8_panels, openmp
 from saffron_kernels.compiled_floats import BYTES, KINDS, pointer, store_floats
 from saffron_kernels.dot_tile import ACROSS, AVX2, VNNI, compile_tile
 from saffron_kernels.openmp import ITEMS, take
@@ -32,6 +32,8 @@ def vnni_gemm(  # noqa: PLR0917 - what every way of w8a8_gemm_cpu takes
     codes: Tensor, scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, out_dtype: torch.dtype
 ) -> Tensor:
     """`w8a8_gemm` by instructions that multiply bytes and sum in int32 (AVX512_VNNI)."""
+    if len(codes) >= int8_panels.FEWEST:
+        return int8_panels.panel_gemm(codes, scale, weight, weight_scale, bias, out_dtype)
     return _gemm(_vnni_loop(), codes, scale, weight, weight_scale, bias, out_dtype)
 
 

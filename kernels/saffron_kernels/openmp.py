@@ -10,6 +10,7 @@ Python's own takes longer to wake than a small product takes. So a loop is compi
 
 import ctypes
 import warnings
+from array import array
 from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
@@ -22,11 +23,8 @@ from numba.extending import intrinsic
 import saffron_kernels.compiled  # noqa: F401 - it tells numba for which processors to compile
 
 ARGUMENTS = 32
-"""Integers of 64 bits that a loop is given: the next item, the number of items, then what the caller gave."""
+"""The most integers of 64 bits that a loop is given: the next item, the number of items, then what the caller gave."""
 ITEM, ITEMS, FIRST = 0, 1, 2
-
-
-_Arguments = ctypes.c_int64 * ARGUMENTS
 
 
 class Loop(NamedTuple):
@@ -63,12 +61,22 @@ def run(loop: Loop, items: int, *arguments: int) -> None:
         items: how many there are.
         arguments: addresses and numbers; the loop finds them from `FIRST` on.
     """
-    data = _Arguments(0, items, *arguments)
+    data = array("q", (0, items, *arguments))  # ctypes takes twice as long to make one
+    address = data.buffer_info()[0]
     threads = min(torch.get_num_threads(), items)
     if threads > 1 and (start := _gomp_parallel()) is not None:
-        start(loop.address, ctypes.addressof(data), threads, 0)
+        start(loop.address, address, threads, 0)
     else:
-        loop.function(ctypes.addressof(data))
+        loop.function(address)
+
+
+@cache
+def barrier() -> int:
+    """The address for `wait`; 0 where compiled loops run in one thread."""
+    if _gomp_parallel() is None:
+        return 0
+    function = ctypes.cast(ctypes.CDLL(None).GOMP_barrier, ctypes.c_void_p).value
+    return function or 0
 
 
 @cache
@@ -92,3 +100,21 @@ def take(_: Any, arguments: Any) -> Any:
         return builder.atomic_rmw("add", counter, ir.Constant(ir.IntType(64), 1), "monotonic")
 
     return numba.types.int64(arguments), codegen
+
+
+@intrinsic
+def wait(_: Any, barrier: Any) -> Any:  # noqa: ARG001 - its value comes to `codegen`
+    """Wait in a loop until all of its threads are there.
+
+    Args:
+        barrier: an address from the function of that name.
+    """
+
+    def codegen(context: Any, builder: ir.IRBuilder, _signature: Any, values: Any) -> Any:
+        some = builder.icmp_signed("!=", values[0], ir.Constant(ir.IntType(64), 0))
+        with builder.if_then(some):
+            function = ir.FunctionType(ir.VoidType(), []).as_pointer()
+            builder.call(builder.inttoptr(values[0], function), [])
+        return context.get_dummy_value()
+
+    return numba.types.void(numba.types.int64), codegen

@@ -20,15 +20,32 @@ def require_operands(  # noqa: PLR0917 - in the order of the ops that are given 
     Raises:
         ValueError: with the name of what has another shape or type.
     """
-    (M, K), N = codes.shape, weight.shape[0]
-    expected = [
-        ("codes", codes, dtype, (M, K)),
-        ("scale", scale, torch.float32, (M, 1)),
-        ("weight", weight, dtype, (N, K)),
-        ("weight_scale", weight_scale, torch.float32, (N, 1)),
-    ]
-    for name, tensor, wanted, shape in expected:
-        if tensor.dtype != wanted or tensor.shape != shape:
-            raise ValueError(f"{name} must be {wanted} {shape}, not {tensor.dtype} {tuple(tensor.shape)}")
+    M, K = codes.shape
+    _require("codes", codes, dtype, (M, K))
+    _require("scale", scale, torch.float32, (M, 1))
+    require_weight(K, weight, weight_scale, bias, dtype)
+
+
+def require_weight(K: int, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
+    """Refuse weights that do not fit.
+
+    Args:
+        K: columns of the tokens.
+        weight: [N, K] in `dtype`.
+        weight_scale: [N, 1] float32.
+        bias: [N], or None.
+        dtype: of codes.
+
+    Raises:
+        ValueError: with the name of what has another shape or type.
+    """
+    N = weight.shape[0]
+    _require("weight", weight, dtype, (N, K))
+    _require("weight_scale", weight_scale, torch.float32, (N, 1))
     if bias is not None and bias.shape != (N,):
         raise ValueError(f"bias must be {(N,)}, not {tuple(bias.shape)}")
+
+
+def _require(name: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    if tensor.dtype != dtype or tensor.shape != shape:
+        raise ValueError(f"{name} must be {dtype} {shape}, not {tensor.dtype} {tuple(tensor.shape)}")

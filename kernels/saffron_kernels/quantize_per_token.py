@@ -32,7 +32,7 @@ def quantize_per_token(x: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: x is no matrix or has another type.
     """
-    _check(x)
+    require_tokens(x)
     quantize = cpu_kernels("quantize_per_token").quantize_per_token if on_cpu(x) else _quantize_int8
     codes, scale = quantize(x)
     return codes, scale
@@ -54,7 +54,7 @@ def quantize_per_token_fp8(x: Tensor, scale: Tensor | None = None) -> tuple[Tens
     Raises:
         ValueError: x is no matrix or has another type, or scale is not one float32.
     """
-    _check(x)
+    require_tokens(x)
     if scale is not None and (scale.numel() != 1 or scale.dtype != torch.float32):
         raise ValueError(f"scale must be one float32, not {scale.dtype} {tuple(scale.shape)}")
     codes, scales = _quantize_fp8(x, scale)
@@ -83,7 +83,8 @@ def quantize_per_token_fp8_reference(x: Tensor, scale: Tensor | None = None) -> 
     return codes.to(torch.float8_e4m3fn), scales
 
 
-def _check(x: Tensor) -> None:
+def require_tokens(x: Tensor) -> None:
+    """Refuse what is no matrix of floats with a ValueError."""
     if x.dim() != 2 or x.dtype not in _FLOATING:  # noqa: PLR2004 - a matrix
         raise ValueError(f"x must be a matrix of float32, float16 or bfloat16, not {x.dtype} {tuple(x.shape)}")
 

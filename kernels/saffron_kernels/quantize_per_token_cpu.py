@@ -63,9 +63,7 @@ def _int8_tokens(data: Any) -> None:
     token = take(a)
     while token < a[ITEMS]:
         load_floats(a[_X] + token * columns * a[_BYTES], a[_KIND], row)
-        scale = _absmax(row) / _INT8
-        scales[token] = scale
-        _round_int8(row, max(scale, _TINY), codes[token])
+        scales[token] = quantize_row(row, codes[token])
         token = take(a)
 
 
@@ -96,9 +94,13 @@ def _absmax(row: Any) -> Any:
 
 
 @njit(nogil=True, error_model="numpy")
-def _round_int8(row: Any, scale: Any, codes: Any) -> None:
+def quantize_row(row: Any, codes: Any) -> Any:
+    """Write a token's int8 codes, for compiled loops. Returns its scale."""
+    scale = _absmax(row) / _INT8
+    divisor = max(scale, _TINY)
     for i in range(row.size):
-        codes[i] = np.int8(bits_of(row[i] / scale + _LAST_PLACE_IS_ONE))
+        codes[i] = np.int8(bits_of(row[i] / divisor + _LAST_PLACE_IS_ONE))
+    return scale
 
 
 @njit(nogil=True)

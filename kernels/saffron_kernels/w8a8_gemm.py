@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from saffron_kernels.eager import cpu_kernels, on_cpu
-from saffron_kernels.operands import require_operands
+from saffron_kernels.operands import require_operands, require_weight
+from saffron_kernels.quantize_per_token import quantize_per_token, require_tokens
 
 _LARGEST_K = 131_072
 """128 · 127 times as many stay below 2^31."""
@@ -40,11 +41,35 @@ def w8a8_gemm(
         ValueError: shapes or types do not fit.
     """
     require_operands(codes, scale, weight, weight_scale, bias, torch.int8)
-    if codes.shape[1] > _LARGEST_K:
-        raise ValueError(f"sums of {codes.shape[1]} products may leave int32; {_LARGEST_K} are the most")
+    _require_no_overflow(codes.shape[1])
     gemm = cpu_kernels("w8a8_gemm").exact_way() if on_cpu(codes) else _gemm
     y: Tensor = gemm(codes, scale, weight, weight_scale, bias, out_dtype)
     return y
+
+
+def w8a8_linear(x: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Quantize tokens and multiply them: `quantize_per_token` and `w8a8_gemm`, to the bit, where it can be in one go.
+
+    Args:
+        x: [M, K] float32, float16 or bfloat16.
+        weight: as in `w8a8_gemm`.
+        weight_scale: as there.
+        bias: as there.
+
+    Returns:
+        [M, N] in x's type.
+
+    Raises:
+        ValueError: shapes or types do not fit.
+    """
+    require_tokens(x)
+    require_weight(x.shape[1], weight, weight_scale, bias, torch.int8)
+    if on_cpu(x):
+        _require_no_overflow(x.shape[1])
+        y: Tensor = cpu_kernels("w8a8_gemm").w8a8_linear(x, weight, weight_scale, bias)
+        return y
+    codes, scale = quantize_per_token(x)
+    return w8a8_gemm(codes, scale, weight, weight_scale, bias, out_dtype=x.dtype)
 
 
 def w8a8_gemm_reference(
@@ -59,6 +84,11 @@ def w8a8_gemm_reference(
     """What `w8a8_gemm` computes, in plain torch: the sums in float64, which holds every int32 exactly."""
     y = (codes.double() @ weight.double().T).float() * scale * weight_scale.T
     return (y if bias is None else y + bias.float()).to(out_dtype)
+
+
+def _require_no_overflow(K: int) -> None:
+    if K > _LARGEST_K:
+        raise ValueError(f"sums of {K} products may leave int32; {_LARGEST_K} are the most")
 
 
 @torch.library.custom_op("saffron::w8a8_gemm", mutates_args=(), device_types="cpu")

@@ -12,8 +12,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from saffron_kernels import int8_blocks
+from saffron_kernels import int8_blocks, int8_panels
 from saffron_kernels.compiled import features
+from saffron_kernels.quantize_per_token_cpu import quantize_per_token
 from saffron_kernels.w8a8_gemm import w8a8_gemm_reference
 
 Gemm = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None, torch.dtype], Tensor]
@@ -26,6 +27,14 @@ def w8a8_gemm(
 ) -> Tensor:
     """As the op of this name."""
     return exact_way()(codes, scale, weight, weight_scale, bias, out_dtype)
+
+
+def w8a8_linear(x: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None) -> Tensor:
+    """As the function of this name."""
+    gemm = exact_way()
+    if gemm is int8_blocks.vnni_gemm and len(x) >= int8_panels.FEWEST:
+        return int8_panels.panel_linear(x, weight, weight_scale, bias)
+    return gemm(*quantize_per_token(x), weight, weight_scale, bias, x.dtype)
 
 
 @cache
@@ -57,7 +66,7 @@ def is_exact(gemm: Gemm) -> bool:
     Args:
         gemm: a way to multiply.
     """
-    for M, N, K in ((1, 1, 1), (7, 97, 200), (3, 5, 4099)):
+    for M, N, K in ((1, 1, 1), (7, 97, 200), (3, 5, 4099), (104, 70, 777)):
         unit_x, unit_w = torch.ones(M, 1), torch.ones(N, 1)
         random = torch.Generator().manual_seed(0)
         x = torch.tensor([-128, 127], dtype=torch.int8)[torch.randint(2, (M, K), generator=random)]

@@ -7,7 +7,7 @@ from numba import carray
 
 from saffron_kernels import openmp
 from saffron_kernels.compiled_floats import pointer
-from saffron_kernels.openmp import FIRST, ITEMS, take
+from saffron_kernels.openmp import FIRST, ITEMS, take, wait
 
 
 def count(data):
@@ -50,3 +50,32 @@ def test_without_the_function_of_openmp_one_thread_does_all_and_it_is_said(monke
         torch.set_num_threads(before)
         openmp._gomp_parallel.cache_clear()
     assert places.tolist() == [1] * 5
+
+
+def count_and_copy(data):
+    """Count the items, and when all threads are done with that, write the count to each item's place."""
+    a = carray(data, (openmp.ARGUMENTS,), np.int64)
+    places = carray(pointer(a[FIRST]), (a[ITEMS],), np.int64)
+    counts = carray(pointer(a[FIRST + 1]), (a[ITEMS],), np.int64)
+    item = take(a)
+    while item < a[ITEMS]:
+        counts[item] = 1
+        item = take(a)
+    wait(a[FIRST + 2])
+    item = take(a[FIRST + 3 :])
+    while item < a[ITEMS]:
+        places[item] = counts.sum()
+        item = take(a[FIRST + 3 :])
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_no_thread_goes_on_before_all_are_there(threads):
+    loop = openmp.compile_loop(count_and_copy)
+    places, counts = torch.zeros(200, dtype=torch.int64), torch.zeros(200, dtype=torch.int64)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        openmp.run(loop, 200, places.data_ptr(), counts.data_ptr(), openmp.barrier(), 0)
+    finally:
+        torch.set_num_threads(before)
+    assert places.tolist() == [200] * 200

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from saffron_kernels import w8a8_gemm_cpu
 from saffron_kernels.compiled import features
 from saffron_kernels.int8_blocks import avx2_gemm, vnni_gemm
-from saffron_kernels.w8a8_gemm import w8a8_gemm, w8a8_gemm_reference
+from saffron_kernels.quantize_per_token import quantize_per_token_reference
+from saffron_kernels.w8a8_gemm import w8a8_gemm, w8a8_gemm_reference, w8a8_linear
 from saffron_kernels.w8a8_gemm_cpu import exact_way, float32_gemm, int_mm_gemm, is_exact, ways
 
 WAYS = [
@@ -51,11 +52,49 @@ def test_any_shape(way, M, N, K, out_dtype, with_bias, seed):  # noqa: PLR0917 -
         (193, 97, 64),  # more than a block of rows and of output channels
         (2, 3, 8257),  # more than two parts of the columns, and one beside them
         (385, 1, 1),
+        (96, 130, 64),  # many rows: w is packed, the last panel is not full
+        (517, 65, 3),  # more rows than share a panel, and fewer columns than an instruction adds up
+        (101, 7, 1411),  # more columns than a panel has, one row too many for large tiles
     ],
 )
 def test_more_than_one_block(way, M, N, K):
     inputs = problem(M, N, K)
     assert torch.equal(way(*inputs, torch.float32), w8a8_gemm_reference(*inputs, out_dtype=torch.float32))
+
+
+@pytest.mark.parametrize("out_dtype", DTYPES)
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize(("M", "N", "K"), [(100, 70, 130), (99, 64, 256), (97, 1, 2)])
+def test_many_rows(M, N, K, with_bias, out_dtype):
+    inputs = problem(M, N, K, with_bias=with_bias)
+    assert torch.equal(w8a8_gemm(*inputs, out_dtype=out_dtype), w8a8_gemm_reference(*inputs, out_dtype=out_dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("M", [1, 95, 96, 530])
+def test_tokens_that_are_quantized_on_the_way_are_those_of_the_two_ops(M, threads, dtype):
+    _, _, weight, weight_scale, bias = problem(M, 70, 131, with_bias=True)
+    x = torch.randn(M, 131, generator=torch.Generator().manual_seed(1)).to(dtype)
+    x[M // 2] = 0
+    codes, scale = quantize_per_token_reference(x)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        ours = w8a8_linear(x, weight, weight_scale, bias)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(ours, w8a8_gemm_reference(codes, scale, weight, weight_scale, bias, out_dtype=dtype))
+
+
+def test_numbers_beyond_what_bfloat16_holds_in_full_are_rounded_as_torch_does_it():
+    """The smallest numbers, infinity and NaN: an instruction that rounds would make 0 of the first."""
+    codes, weight = torch.full((96, 4), 1, dtype=torch.int8), torch.full((4, 4), 1, dtype=torch.int8)
+    scale = torch.ones(96, 1)
+    weight_scale = torch.tensor([[1e-40], [float("inf")], [float("nan")], [3.4e38]])
+    ours = w8a8_gemm(codes, scale, weight, weight_scale, out_dtype=torch.bfloat16)
+    expected = w8a8_gemm_reference(codes, scale, weight, weight_scale, out_dtype=torch.bfloat16)
+    torch.testing.assert_close(ours, expected, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -1,6 +1,5 @@
 """Linear layers as engines run W8A8 and FP8: 8-bit weights per output channel, activations rounded as they come in."""
 
-from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -8,8 +7,8 @@ from torch import Tensor, nn
 
 from saffron_kernels.fp8_gemm import fp8_gemm
 from saffron_kernels.nn.stored import stored
-from saffron_kernels.quantize_per_token import quantize_per_token, quantize_per_token_fp8
-from saffron_kernels.w8a8_gemm import w8a8_gemm
+from saffron_kernels.quantize_per_token import quantize_per_token_fp8
+from saffron_kernels.w8a8_gemm import w8a8_linear
 
 
 class _ScaledLinear(nn.Module):
@@ -20,7 +19,6 @@ class _ScaledLinear(nn.Module):
 
     _codes: ClassVar[torch.dtype]
     """Of the weight."""
-    _gemm: ClassVar[Callable[..., Tensor]]
 
     def __init__(self, in_features: int, out_features: int, *, bias: bool) -> None:
         super().__init__()
@@ -30,12 +28,10 @@ class _ScaledLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] in any floating type -> [..., out] in that type."""
-        codes, scale = self._rounded(x.reshape(-1, x.shape[-1]))
-        y = self._gemm(codes, scale, self.weight, self.weight_scale, self.bias, out_dtype=x.dtype)
-        return y.reshape(*x.shape[:-1], -1)
+        return self._product(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
 
-    def _rounded(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """[M, in] -> codes [M, in] and scales [M, 1]."""
+    def _product(self, x: Tensor) -> Tensor:
+        """[M, in] -> [M, out]."""
         raise NotImplementedError
 
 
@@ -43,19 +39,22 @@ class Int8Linear(_ScaledLinear):
     """Int8 times int8, with a scale s_x for each token; as compressed-tensors' int-quantized format stores it."""
 
     _codes = torch.int8
-    _gemm = staticmethod(w8a8_gemm)
 
-    def _rounded(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return quantize_per_token(x)
+    def _product(self, x: Tensor) -> Tensor:
+        return w8a8_linear(x, self.weight, self.weight_scale, self.bias)
 
 
 class Fp8Linear(_ScaledLinear):
     """E4m3 times e4m3, with a scale s_x for each token; as compressed-tensors' float-quantized format stores it."""
 
     _codes = torch.float8_e4m3fn
-    _gemm = staticmethod(fp8_gemm)
+
+    def _product(self, x: Tensor) -> Tensor:
+        codes, scale = self._rounded(x)
+        return fp8_gemm(codes, scale, self.weight, self.weight_scale, self.bias, out_dtype=x.dtype)
 
     def _rounded(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[M, in] -> codes [M, in] and scales [M, 1]."""
         return quantize_per_token_fp8(x)
 
 
