@@ -235,13 +235,18 @@ class _Place:
     def _reader(self, columns: Tensor) -> Callable[[Tensor], Tensor]:
         """What a consumer reads: channels that are divided, and rounded where the engine rounds them."""
         rounds = self.plan.precisions[self.name(self.rounded[0])].activations is Activations.INT8_PER_TOKEN
+        # Queries, keys and values read one tensor, and it need be rounded but once.
+        last: tuple[Tensor, Tensor] | None = None
 
         def read(x: Tensor) -> Tensor:
-            smooth = x.float() / columns
-            if rounds:
-                codes, scale = quantize_per_token(smooth.reshape(-1, x.shape[-1]))
-                smooth = (codes * scale).reshape(x.shape)
-            return smooth.to(x.dtype)
+            nonlocal last
+            if last is None or last[0] is not x:
+                smooth = x.float() / columns
+                if rounds:
+                    codes, scale = quantize_per_token(smooth.reshape(-1, x.shape[-1]))
+                    smooth = (codes * scale).reshape(x.shape)
+                last = (x, smooth.to(x.dtype))
+            return last[1]
 
         return read
 
