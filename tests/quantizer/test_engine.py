@@ -197,9 +197,12 @@ def test_an_engine_that_answers_with(instead, why, request_, served):
     assert found.failure.subject == request_.engine.url
 
 
-def test_an_engine_that_is_not_there(request_):
-    found = failure(replace(request_, engine=Engine(url="http://127.0.0.1:9/v1", model="small")))
-    assert (found.failure.reason, found.detail) == (FailureReason.ENGINE_FAILED, "Connection refused")
+def test_an_engine_that_is_not_there_is_told_before_anything_is_computed(request_):
+    progress = []
+    with pytest.raises(StageError) as raised:
+        evaluate(replace(request_, engine=Engine(url="http://127.0.0.1:9/v1", model="small")), None, progress.append)
+    assert (raised.value.failure.reason, raised.value.detail) == (FailureReason.ENGINE_FAILED, "Connection refused")
+    assert progress == []
 
 
 def test_a_log_probability_that_is_not_finite(request_, served, monkeypatch):

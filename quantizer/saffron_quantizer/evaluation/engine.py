@@ -29,16 +29,14 @@ def engine_nll(engine: Engine, sequences: Sequence[TokenSequence], progress: Pro
     """-log p of each scored token by a running engine, [N] float64, in the order of the sequences.
 
     Args:
-        engine: where it is.
+        engine: where it is; passes `check_engine`.
         sequences: as made by `limit_scored`.
         progress: told after each request.
 
     Raises:
-        StageError: `SPEC_INVALID` if the engine does not serve the model or takes no sequence so long,
-            `ENGINE_FAILED` if it can't be reached or does not answer as vLLM does,
-            `FIGURES_NOT_FINITE` if a log-probability is NaN or infinite.
+        StageError: `ENGINE_FAILED` if it can't be reached or does not answer as vLLM does, `FIGURES_NOT_FINITE` if a
+            log-probability is NaN or infinite.
     """
-    _check(engine, longest=max(len(sequence.tokens) for sequence in sequences))
     found: list[float] = []
     for start in range(0, len(sequences), _SEQUENCES_PER_REQUEST):
         part = sequences[start : start + _SEQUENCES_PER_REQUEST]
@@ -59,8 +57,13 @@ def engine_nll(engine: Engine, sequences: Sequence[TokenSequence], progress: Pro
     return nll
 
 
-def _check(engine: Engine, *, longest: int) -> None:
-    """Make sure that the engine serves the model and takes the longest sequence and one token more."""
+def check_engine(engine: Engine, sequences: Sequence[TokenSequence]) -> None:
+    """Make sure that the engine serves the model and takes the longest sequence and one token more.
+
+    Raises:
+        StageError: `SPEC_INVALID` if it does not, `ENGINE_FAILED` if it can't be reached or does not answer as vLLM.
+    """
+    longest = max(len(sequence.tokens) for sequence in sequences)
     answer = _ask(engine, "GET", "/models", None)
     try:
         served = {str(each["id"]): each.get("max_model_len") for each in answer["data"]}

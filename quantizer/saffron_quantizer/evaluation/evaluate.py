@@ -27,7 +27,7 @@ from saffron_quantizer.evaluation.distributions import (
     original_distributions,
 )
 from saffron_quantizer.evaluation.divergence import Scored, TokenFigures, compare_tokens
-from saffron_quantizer.evaluation.engine import engine_nll
+from saffron_quantizer.evaluation.engine import check_engine, engine_nll
 from saffron_quantizer.evaluation.figures import exact_figure, measured_figures, perplexity, sum_by_unit
 from saffron_quantizer.evaluation.hidden import scored_hidden, scored_tokens
 from saffron_quantizer.evaluation.local_tasks import check_tasks, tasks_digest
@@ -91,6 +91,8 @@ def evaluate(request: EvaluateRequest, finished: Report | None, progress: Progre
         settings = _settings(request, manifest)
         if finished is not None and finished.fingerprint.settings == settings:
             return finished
+        if request.engine is not None:
+            check_engine(request.engine, request.sequences)
         original = ModelStream.open(request.original)
         figures, timings = _measure(request, original, progress)
         tasks = [] if request.tasks is None else _tasks(request, request.tasks, original, progress)
