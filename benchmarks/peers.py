@@ -137,7 +137,9 @@ def perplexity(folder: Path, tokens: Path) -> float:
 
 
 def spread(values: Sequence[float], form: str = ".1f") -> str:
-    """Median (least to largest)."""
+    """Median (least to largest); a dash for none."""
+    if not values:
+        return "-"
     return f"{median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 
@@ -213,7 +215,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [row.name for row in ROWS]
     parser.add_argument("--rows", nargs="+", choices=names, default=names, help="which to run (default: all)")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each program (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=3, help="counted runs of each; 0 for quality alone (default: 3)")
     parser.add_argument("--as-avx2", action="store_true", help="as on a processor with AVX2 alone (default: as it is)")
     arguments = parser.parse_args()
     told = environment() | (AS_AVX2 if arguments.as_avx2 else {})
