@@ -36,8 +36,8 @@ def gptq_block(  # noqa: PLR0917 - the signature that every kernel of this stem 
     """Quantize a block of columns, one after the other.
 
     Nothing that is given is changed. The device of W chooses: on the CPU it is numba's compiled loop, or with a loud
-    warning the torch reference where numba can't be imported; on a CUDA device it is the Triton kernel, whose results
-    lie column after column in memory.
+    warning the torch reference where numba can't be imported; on a CUDA device it is the Triton kernel. W may have any
+    strides, and is read fastest where it lies column after column in memory, as the results do.
 
     Args:
         W: [B, R, C] float32 weights, finite.
@@ -98,8 +98,12 @@ def _gptq_block(  # noqa: PLR0917 - as above
 ) -> tuple[Tensor, Tensor, Tensor]:
     loop = _cpu()
     if loop is None:
-        codes, dequantized, error = gptq_block_reference(W, U, scale, zero, group_of_column, qmin, qmax)
-        return codes, dequantized, error
+        outputs = _outputs(W)
+        for output, found in zip(
+            outputs, gptq_block_reference(W, U, scale, zero, group_of_column, qmin, qmax), strict=True
+        ):
+            output.copy_(found)
+        return outputs
     result: tuple[Tensor, Tensor, Tensor] = loop.gptq_block_rows(W, U, scale, zero, group_of_column, qmin, qmax)
     return result
 
@@ -134,10 +138,7 @@ def _(W: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _outputs(W: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Codes, dequantized weights and errors to be filled: on a GPU column after column, as threads stand for rows."""
+    """Codes, dequantized weights and errors to be filled: column after column, as threads or lanes stand for rows."""
     items, rows, columns = W.shape
-    if W.device.type == "cpu":
-        shape = (items, rows, columns)
-        return W.new_empty(shape, dtype=torch.int8), W.new_empty(shape), W.new_empty(shape)
     shape = (items, columns, rows)
     return W.new_empty(shape, dtype=torch.int8).mT, W.new_empty(shape).mT, W.new_empty(shape).mT

@@ -24,30 +24,30 @@ def gptq_block_rows(  # noqa: PLR0917 - the signature that every kernel of this 
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Codes, dequantized weights and errors, as `gptq_block` gives them."""
     zeros = torch.zeros_like(scale) if zero is None else zero
-    codes = torch.empty(W.shape, dtype=torch.int8)
-    dequantized = W.clone(memory_format=torch.contiguous_format)
-    error = torch.empty(W.shape)
+    dequantized = W.mT.clone(memory_format=torch.contiguous_format)
+    codes, error = torch.empty_like(dequantized, dtype=torch.int8), torch.empty_like(dequantized)
     for item in range(W.shape[0]):
-        inputs = [tensor[item].contiguous().numpy() for tensor in (U, scale, zeros, group_of_column)]
+        inputs = [tensor[item].contiguous().numpy() for tensor in (U, scale.mT, zeros.mT, group_of_column)]
         outputs = [tensor[item].numpy() for tensor in (dequantized, codes, error)]
         _share_rows(inputs, qmin, qmax, outputs)
-    return codes, dequantized, error
+    return codes.mT, dequantized.mT, error.mT
 
 
 def _share_rows(inputs: list[_Array], qmin: int, qmax: int, outputs: list[_Array]) -> None:
     """Share the rows among torch's number of threads. Rows are independent, so the split changes no bit."""
     U, scale, zeros, groups = inputs
     work, codes, error = outputs
-    rows, columns = work.shape
+    columns, rows = work.shape
 
     def part(begin: int, end: int) -> None:
-        own = slice(begin, end)
-        _rows(work[own], U, scale[own], zeros[own], groups, qmin, qmax, codes[own], error[own])
+        _rows(work, U, scale, zeros, groups, qmin, qmax, codes, error, begin, end)
 
     over_rows(rows, part, least=_WORTH_A_THREAD // columns**2)
 
 
-@compiled("void(f4[:, ::1], f4[:, ::1], f4[:, ::1], f4[:, ::1], i4[::1], i8, i8, i1[:, ::1], f4[:, ::1])")
+@compiled(
+    "void(f4[:, ::1], f4[:, ::1], f4[:, ::1], f4[:, ::1], i4[::1], i8, i8, i1[:, ::1], f4[:, ::1], i8, i8)",
+)
 def _rows(  # noqa: PLR0917, C901, PLR0912 - numba compiles positional parameters only, and one function is one loop nest
     work: _Array,
     U: _Array,
@@ -58,31 +58,34 @@ def _rows(  # noqa: PLR0917, C901, PLR0912 - numba compiles positional parameter
     qmax: int,
     codes: _Array,
     error: _Array,
+    begin: int,
+    end: int,
 ) -> None:
-    """The loop; `work` begins as the weights and ends dequantized.
+    """The loop over rows begin..end - 1; `work`, [C, R], begins as the weights and ends dequantized.
 
-    A tile of rows is turned on its side, so that its rows lie side by side in memory and each step is done for all of
-    them by vector instructions, while the tile stays in the processor's nearest caches.
+    Rows lie side by side in memory, so each step is done for a tile of them by vector instructions. A tile is copied
+    to a place where its columns follow each other closely, and so stays in the processor's nearest caches. Places are
+    unsigned where numba can't see that they are not negative: it would look at each one, and gather.
     """
-    rows, columns = work.shape
+    columns = len(work)
     tile = np.zeros((columns, _TILE), np.float32)
     tile_codes = np.zeros((columns, _TILE), np.int8)
     tile_error = np.zeros((columns, _TILE), np.float32)
     s, z = np.ones(_TILE, np.float32), np.zeros(_TILE, np.float32)
     lowest, highest = np.float32(qmin), np.float32(qmax)
-    for begin in range(0, rows, _TILE):
-        count = min(_TILE, rows - begin)
-        for row in range(count):
-            for column in range(columns):
-                tile[column, row] = work[begin + row, column]
+    for top in range(begin, end, _TILE):
+        count = min(_TILE, end - top)
+        for column in range(columns):
+            for row in range(count):
+                tile[column, row] = work[column, np.uint64(top + row)]
         for first in range(0, columns, _CHUNK):
             last = min(first + _CHUNK, columns)
             for column in range(first, last):
+                group, diagonal = groups[column], U[column, column]
                 for row in range(count):
-                    s[row] = scale[begin + row, groups[column]]
-                    z[row] = zeros[begin + row, groups[column]]
+                    s[row] = scale[group, np.uint64(top + row)]
+                    z[row] = zeros[group, np.uint64(top + row)]
                 w, e = tile[column], tile_error[column]
-                diagonal = U[column, column]
                 for row in range(_TILE):
                     code = np.rint(w[row] / s[row]) + z[row]
                     code = min(max(code, lowest), highest)
@@ -100,8 +103,8 @@ def _rows(  # noqa: PLR0917, C901, PLR0912 - numba compiles positional parameter
                 u0, u1, u2, u3 = U[first, later], U[first + 1, later], U[first + 2, later], U[first + 3, later]
                 for row in range(_TILE):
                     v[row] = (((v[row] - e0[row] * u0) - e1[row] * u1) - e2[row] * u2) - e3[row] * u3
-        for row in range(count):
-            for column in range(columns):
-                work[begin + row, column] = tile[column, row]
-                codes[begin + row, column] = tile_codes[column, row]
-                error[begin + row, column] = tile_error[column, row]
+        for column in range(columns):
+            for row in range(count):
+                work[column, np.uint64(top + row)] = tile[column, row]
+                codes[column, np.uint64(top + row)] = tile_codes[column, row]
+                error[column, np.uint64(top + row)] = tile_error[column, row]

@@ -158,8 +158,10 @@ def gptq(W: Tensor, factor: Factor, grid: Grid, search: Search = LEAST_SQUARES) 
         grid: what the weights are rounded to.
         search: how scales are found.
     """
-    E = torch.empty(W.shape)  # W - Q of the columns that are done, in their turns
-    codes = torch.empty(W.shape, dtype=torch.int8)
+    # Columns are taken in their turns, so here they are rows, of which each lies in one piece.
+    columns_of_W = W.T.contiguous()
+    E = torch.empty(columns_of_W.shape)  # (W - Q)ᵀ of the columns that are done, in their turns
+    codes = torch.empty(columns_of_W.shape, dtype=torch.int8)
     loss = torch.zeros(len(W), dtype=torch.float64)
     on_the_way = factor.order is Order.NONE and grid.group_size is not None
     # On the way each group's are found when its turn comes; until then the whole range's hold their place.
@@ -169,17 +171,17 @@ def gptq(W: Tensor, factor: Factor, grid: Grid, search: Search = LEAST_SQUARES) 
     for begin in range(0, W.shape[1], width):
         turns = slice(begin, begin + width)
         columns = factor.turns[turns]
-        own = W.index_select(1, columns).float()
+        own = columns_of_W.index_select(0, columns).float()
         U = _inverse(factor.R[turns, turns])
-        wanted = torch.addmm(own, E[:, :begin] @ factor.R[:begin, turns], U)
+        wanted = torch.addmm(own, U.T, factor.R[:begin, turns].T @ E[:begin])
         if on_the_way:
             # A block is a group, so that no error of an earlier column is still to be taken out of its weights.
-            _put(scales, begin // size, find_scales(wanted, grid, search.of(turns)))
-        block = _block(wanted, U, scales, grid, columns // (grid.group_size or len(factor.turns)))
-        codes.index_copy_(1, columns, block.codes[0])
-        E[:, turns] = own.sub_(block.W_dequantized[0])
-        loss += _loss(block, own, factor.added[columns])
-    return Rounding(Quantized(codes, scales.scale, scales.zero), loss.clamp_(min=0))
+            _put(scales, begin // size, find_scales(wanted.T, grid, search.of(turns)))
+        block = _block(wanted.T, U, scales, grid, columns // (grid.group_size or len(factor.turns)))
+        codes.index_copy_(0, columns, block.codes[0].T)
+        E[turns] = own.sub_(block.W_dequantized[0].T)
+        loss += _loss(block.error[0].T, own, factor.added[columns])
+    return Rounding(Quantized(codes.T.contiguous(), scales.scale, scales.zero), loss.clamp_(min=0))
 
 
 def energy(W: Tensor, H: Tensor) -> float:
@@ -219,9 +221,9 @@ def _block(work: Tensor, U: Tensor, scales: Scales, grid: Grid, group_of_column:
     )
 
 
-def _loss(block: GptqBlock, E: Tensor, added: Tensor) -> Tensor:
-    """A block's part of E H Eᵀ, [R] float64, at hardly any cost.
+def _loss(error: Tensor, E: Tensor, added: Tensor) -> Tensor:
+    """A block's part of E H Eᵀ, [R] float64, at hardly any cost; a column is a row here.
 
     The errors e that the loop takes out of later columns are those of E R, so e eᵀ = E (H + diag(added)) Eᵀ.
     """
-    return block.error[0].square().sum(dim=1).double() - (E.square() @ added).double()
+    return error.square().sum(dim=0).double() - (added @ E.square()).double()
