@@ -67,7 +67,8 @@ def served(vllm_python, tiny_model, tmp_path_factory):
 @pytest.mark.parametrize("claim", CASES, ids=lambda claim: f"{claim.model}-{claim.scheme}")
 def test_vllm_computes_what_our_reader_does_or_refuses_as_the_page_says(served, claim):
     folder, answer = served[claim]
-    if claim.proof is Proof.REFUSED:
+    without = claim.needs_amx and not torch.cpu._is_amx_tile_supported()
+    if claim.proof is Proof.REFUSED or without:
         assert claim.told in answer["error"]
         return
     assert "logprobs" in answer, answer["error"]

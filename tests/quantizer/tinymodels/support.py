@@ -33,8 +33,9 @@ class Claim:
         scheme: of the candidate.
         engine: that is to load it.
         proof: what is known.
-        reason: why it is refused.
-        told: what the engine says then.
+        reason: why it is refused, or where it is not.
+        told: what the engine says when it refuses.
+        needs_amx: whether it is refused by processors without AMX.
     """
 
     model: str
@@ -43,6 +44,7 @@ class Claim:
     proof: Proof
     reason: str = ""
     told: str = ""
+    needs_amx: bool = False
 
 
 SPECS = {
@@ -69,12 +71,22 @@ _REFUSED = {
         for model in _MIXTURES
     },
 }
+_NEEDS_AMX = {
+    (model, "W8A8", VLLM): (
+        "on a processor with AMX; elsewhere vLLM 0.32 has no kernel for experts in int8",
+        "No Int8 MoE backend supports",
+    )
+    for model in _MIXTURES
+}
 
 
 def _claim(model: str, scheme: str, engine: str) -> Claim:
     refused = _REFUSED.get((model, scheme, engine))
     if refused is not None:
         return Claim(model, scheme, engine, Proof.REFUSED, *refused)
+    with_amx = _NEEDS_AMX.get((model, scheme, engine))
+    if with_amx is not None:
+        return Claim(model, scheme, engine, Proof.LOADED, *with_amx, needs_amx=True)
     return Claim(model, scheme, engine, Proof.LOADED)
 
 
