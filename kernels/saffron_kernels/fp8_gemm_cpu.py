@@ -3,7 +3,6 @@
 # numba and llvmlite have no types for mypy.
 # ruff: noqa: ANN401
 
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -37,13 +36,8 @@ def _decoded(codes: Tensor) -> Tensor:
     """e4m3 [R, K] -> the same numbers in float32."""
     codes = codes.contiguous()
     floats = torch.empty(codes.shape)
-    openmp.run(_loop(), len(codes), codes.data_ptr(), floats.data_ptr(), codes.shape[1])
+    openmp.run(openmp.compile_loop(_rows), len(codes), codes.data_ptr(), floats.data_ptr(), codes.shape[1])
     return floats
-
-
-@cache
-def _loop() -> openmp.Loop:
-    return openmp.compile_loop(_rows)
 
 
 def _rows(data: Any) -> None:

@@ -3,7 +3,6 @@
 # numba and llvmlite have no types for mypy.
 # ruff: noqa: ANN401
 
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -34,14 +33,14 @@ def vnni_gemm(  # noqa: PLR0917 - what every way of w8a8_gemm_cpu takes
     """`w8a8_gemm` by instructions that multiply bytes and sum in int32 (AVX512_VNNI)."""
     if len(codes) >= int8_panels.FEWEST:
         return int8_panels.panel_gemm(codes, scale, weight, weight_scale, bias, out_dtype)
-    return _gemm(_vnni_loop(), codes, scale, weight, weight_scale, bias, out_dtype)
+    return _gemm(openmp.compile_loop(_vnni_blocks), codes, scale, weight, weight_scale, bias, out_dtype)
 
 
 def avx2_gemm(  # noqa: PLR0917 - what every way of w8a8_gemm_cpu takes
     codes: Tensor, scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, out_dtype: torch.dtype
 ) -> Tensor:
     """`w8a8_gemm` in int16, for AVX2, whose products of bytes saturate."""
-    return _gemm(_avx2_loop(), codes, scale, weight, weight_scale, bias, out_dtype)
+    return _gemm(openmp.compile_loop(_avx2_blocks), codes, scale, weight, weight_scale, bias, out_dtype)
 
 
 def _gemm(  # noqa: PLR0917 - as above
@@ -67,16 +66,6 @@ def _gemm(  # noqa: PLR0917 - as above
         *(kind, BYTES[kind], row_blocks),
     )
     return out
-
-
-@cache
-def _vnni_loop() -> openmp.Loop:
-    return openmp.compile_loop(_vnni_blocks)
-
-
-@cache
-def _avx2_loop() -> openmp.Loop:
-    return openmp.compile_loop(_avx2_blocks)
 
 
 def _vnni_blocks(data: Any) -> None:

@@ -7,7 +7,6 @@ multiplied. A small layer is multiplied so fast that to start threads twice woul
 # numba and llvmlite have no types for mypy.
 # ruff: noqa: ANN401
 
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -88,17 +87,12 @@ def _run(  # noqa: PLR0917 - as above
     out = torch.empty((M, N), dtype=out_dtype)
     panels, blocks = -(-N // PANEL), -(-M // _ROWS)
     openmp.run(
-        _panel_loop(),
+        openmp.compile_loop(_panels),
         panels * blocks,
         *(M, N, K, *x, weight.data_ptr(), weight_scale.data_ptr(), 0 if bias is None else bias.data_ptr()),
         *(out.data_ptr(), kind, BYTES[kind], blocks, *floats, openmp.barrier(), 0),
     )
     return out
-
-
-@cache
-def _panel_loop() -> openmp.Loop:
-    return openmp.compile_loop(_panels)
 
 
 def _panels(data: Any) -> None:

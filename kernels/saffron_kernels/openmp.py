@@ -41,8 +41,9 @@ class Loop(NamedTuple):
     owner: Any
 
 
+@cache
 def compile_loop(body: Callable[[Any], None]) -> Loop:
-    """Compile a loop for `run`. Numba keeps the machine code in its cache folder.
+    """Compile a loop for `run`, once in a process. Numba keeps the machine code in its cache folder.
 
     Args:
         body: given the address of the arguments. Each thread runs it once, and it takes items (`take`) until none are

@@ -3,7 +3,6 @@
 # numba and llvmlite have no types for mypy.
 # ruff: noqa: ANN401
 
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -25,12 +24,12 @@ _INT8, _FP8, _LEAST = np.float32(LARGEST_INT8), np.float32(LARGEST_FP8), np.floa
 
 def quantize_per_token(x: Tensor) -> tuple[Tensor, Tensor]:
     """As the op of this name."""
-    return _quantize(_int8_loop(), x, torch.int8, None)
+    return _quantize(openmp.compile_loop(_int8_tokens), x, torch.int8, None)
 
 
 def quantize_per_token_fp8(x: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
     """As the op of this name."""
-    return _quantize(_fp8_loop(), x, torch.float8_e4m3fn, scale)
+    return _quantize(openmp.compile_loop(_fp8_tokens), x, torch.float8_e4m3fn, scale)
 
 
 def _quantize(loop: openmp.Loop, x: Tensor, dtype: torch.dtype, given: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -42,16 +41,6 @@ def _quantize(loop: openmp.Loop, x: Tensor, dtype: torch.dtype, given: Tensor | 
     kind = KINDS[x.dtype]
     openmp.run(loop, len(x), *addresses, given is not None, x.shape[1], kind, BYTES[kind])
     return codes, scales
-
-
-@cache
-def _int8_loop() -> openmp.Loop:
-    return openmp.compile_loop(_int8_tokens)
-
-
-@cache
-def _fp8_loop() -> openmp.Loop:
-    return openmp.compile_loop(_fp8_tokens)
 
 
 def _int8_tokens(data: Any) -> None:

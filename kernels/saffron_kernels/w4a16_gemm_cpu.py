@@ -146,24 +146,14 @@ def _lay_out(x: Tensor, kind: int, blocks: int) -> Tensor:
         padded = blocks * BLOCK
         return x if x.shape[1] == padded else torch.nn.functional.pad(x, (0, padded - x.shape[1]))
     into, source = torch.empty(len(x), blocks * X_BLOCK[kind] // 4), KINDS[x.dtype]
-    row_bytes, loop = x.shape[1] * BYTES[source], _avx2_layout_loop() if kind == tiles.AVX2 else _layout_loop()
-    openmp.run(loop, len(x), x.data_ptr(), row_bytes, source, x.shape[1], blocks, into.data_ptr())
+    row_bytes, loop = x.shape[1] * BYTES[source], _avx2_tokens if kind == tiles.AVX2 else _tokens
+    openmp.run(openmp.compile_loop(loop), len(x), x.data_ptr(), row_bytes, source, x.shape[1], blocks, into.data_ptr())
     return into
 
 
 @cache
 def _loop(kind: int, groups: int, rows: int, tokens: int, symmetric: int) -> openmp.Loop:
     return openmp.compile_loop(_blocks(kind, groups, rows, tokens, symmetric))
-
-
-@cache
-def _layout_loop() -> openmp.Loop:
-    return openmp.compile_loop(_tokens)
-
-
-@cache
-def _avx2_layout_loop() -> openmp.Loop:
-    return openmp.compile_loop(_avx2_tokens)
 
 
 def _tile_size(kind: int, M: int) -> tuple[int, int]:
@@ -293,7 +283,7 @@ def _gemm_of_written(  # noqa: PLR0917 - as the op
     for n in range(0, N, _WRITTEN):
         rows, channels = min(N - n, _WRITTEN), slice(n, n + _WRITTEN)
         openmp.run(
-            _writing_loop(),
+            openmp.compile_loop(_write_rows),
             rows,
             *(codes.data_ptr(), n, blocks, K, G, group_size, scale.data_ptr(), kind, BYTES[kind]),
             *(0 if zero is None else zero.data_ptr(), weight.data_ptr()),
@@ -301,11 +291,6 @@ def _gemm_of_written(  # noqa: PLR0917 - as the op
         own_bias = None if bias is None else bias[channels].to(x.dtype)
         out[:, channels] = torch.nn.functional.linear(x, weight[:rows], own_bias)
     return out
-
-
-@cache
-def _writing_loop() -> openmp.Loop:
-    return openmp.compile_loop(_write_rows)
 
 
 def _write_rows(data: Any) -> None:
