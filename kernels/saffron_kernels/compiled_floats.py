@@ -75,6 +75,12 @@ def half_of_float(_: Any, value: Any) -> Any:
 
 
 @njit(nogil=True)
+def float_of_bfloat16(bits: Any) -> Any:
+    """The float32 of a bfloat16's bits."""
+    return float_of(np.int32(bits) << np.int32(16))
+
+
+@njit(nogil=True)
 def load_floats(address: int, kind: int, row: Any) -> None:
     """Fill a row with the numbers of a type that lie at an address."""
     if kind == FLOAT32:
@@ -85,7 +91,7 @@ def load_floats(address: int, kind: int, row: Any) -> None:
         bits = carray(pointer(address), row.shape, np.uint16)
         if kind == BFLOAT16:
             for i in range(row.size):
-                row[i] = float_of(np.int32(bits[i]) << np.int32(16))
+                row[i] = float_of_bfloat16(bits[i])
         else:
             for i in range(row.size):
                 row[i] = float_of_half(bits[i])

@@ -16,7 +16,7 @@ def on_cpu(x: Tensor) -> bool:
     """Whether the CPU's function does for x what the op would: nothing traces it or wants its gradient."""
     return (
         type(x) is Tensor
-        and x.device.type == "cpu"
+        and x.is_cpu
         and not (x.requires_grad and torch.is_grad_enabled())
         and not torch.compiler.is_compiling()
         and not torch._C._len_torch_dispatch_stack()  # noqa: SLF001 - there is no other name for it

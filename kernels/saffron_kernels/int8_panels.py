@@ -15,10 +15,10 @@ from numba import carray, njit
 from torch import Tensor
 
 from saffron_kernels import openmp
-from saffron_kernels.compiled_floats import BFLOAT16, BYTES, FLOAT16, FLOAT32, KINDS, load_floats, pointer
+from saffron_kernels.compiled_floats import BFLOAT16, BYTES, FLOAT16, FLOAT32, KINDS, pointer
 from saffron_kernels.openmp import ITEMS, take, wait
 from saffron_kernels.panel_tile import LANES, PANEL, STEP, VECTOR, pack, panel_tile, scale_tile
-from saffron_kernels.quantize_per_token_cpu import quantize_row
+from saffron_kernels.quantize_per_token_cpu import quantize_token
 
 _FIELDS = range(openmp.FIRST, openmp.FIRST + 18)
 (
@@ -130,8 +130,8 @@ def _prepare_tokens(a: Any) -> None:
         for m in range(first, min(first + _TOKENS, M)):
             codes = carray(pointer(a[_X] + m * stride), (stride,), np.int8)
             if a[_FLOATS]:
-                load_floats(a[_FLOATS] + m * K * BYTES[a[_FLOAT_KIND]], a[_FLOAT_KIND], row)
-                scale[m] = quantize_row(row, codes)
+                place = a[_FLOATS] + m * K * BYTES[a[_FLOAT_KIND]]
+                scale[m] = quantize_token(place, a[_FLOAT_KIND], row, codes)
                 codes[K:] = 0
             total = np.int32(0)
             for k in range(stride):

@@ -13,7 +13,7 @@ import warnings
 from array import array
 from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numba
 import torch
@@ -25,6 +25,10 @@ import saffron_kernels.compiled  # noqa: F401 - it tells numba for which process
 ARGUMENTS = 32
 """The most integers of 64 bits that a loop is given: the next item, the number of items, then what the caller gave."""
 ITEM, ITEMS, FIRST = 0, 1, 2
+
+
+Arguments: TypeAlias = "array[int]"
+"""What a loop is given, in the memory from which it reads it."""
 
 
 class Loop(NamedTuple):
@@ -62,11 +66,20 @@ def run(loop: Loop, items: int, *arguments: int) -> None:
         items: how many there are.
         arguments: addresses and numbers; the loop finds them from `FIRST` on.
     """
-    data = array("q", (0, items, *arguments))  # ctypes takes twice as long to make one
-    address = data.buffer_info()[0]
-    threads = min(torch.get_num_threads(), items)
-    if threads > 1 and (start := _gomp_parallel()) is not None:
-        start(loop.address, address, threads, 0)
+    start(loop, arguments_of(items, *arguments))
+
+
+def arguments_of(items: int, *arguments: int) -> Arguments:
+    """What `start` takes, for one call; a copy serves another."""
+    return array("q", (0, items, *arguments))  # ctypes takes twice as long to make one
+
+
+def start(loop: Loop, arguments: Arguments) -> None:
+    """As `run`, with arguments that are ready. The loop counts its items in them."""
+    address = arguments.buffer_info()[0]
+    threads = min(torch.get_num_threads(), arguments[ITEMS])
+    if threads > 1 and (parallel := _gomp_parallel()) is not None:
+        parallel(loop.address, address, threads, 0)
     else:
         loop.function(address)
 

@@ -11,7 +11,16 @@ from numba import carray, njit
 from torch import Tensor
 
 from saffron_kernels import openmp
-from saffron_kernels.compiled_floats import BYTES, KINDS, bits_of, float_of, load_floats, pointer
+from saffron_kernels.compiled_floats import (
+    BFLOAT16,
+    BYTES,
+    KINDS,
+    bits_of,
+    float_of,
+    float_of_bfloat16,
+    load_floats,
+    pointer,
+)
 from saffron_kernels.openmp import ITEMS, take
 from saffron_kernels.quantize_per_token import LARGEST_FP8, LARGEST_INT8, LEAST_FP8_SCALE
 
@@ -51,8 +60,7 @@ def _int8_tokens(data: Any) -> None:
     scales = carray(pointer(a[_SCALES]), (a[ITEMS],), np.float32)
     token = take(a)
     while token < a[ITEMS]:
-        load_floats(a[_X] + token * columns * a[_BYTES], a[_KIND], row)
-        scales[token] = quantize_row(row, codes[token])
+        scales[token] = quantize_token(a[_X] + token * columns * a[_BYTES], a[_KIND], row, codes[token])
         token = take(a)
 
 
@@ -83,12 +91,34 @@ def _absmax(row: Any) -> Any:
 
 
 @njit(nogil=True, error_model="numpy")
-def quantize_row(row: Any, codes: Any) -> Any:
-    """Write a token's int8 codes, for compiled loops. Returns its scale."""
-    scale = _absmax(row) / _INT8
+def quantize_token(address: int, kind: int, row: Any, codes: Any) -> Any:
+    """Write a token's int8 codes, for compiled loops.
+
+    Args:
+        address: of its numbers.
+        kind: of these.
+        row: float32, as many: memory that is used on the way.
+        codes: int8, as many.
+
+    Returns:
+        Its scale, float32.
+    """
+    if kind != BFLOAT16:
+        load_floats(address, kind, row)
+        scale = _absmax(row) / _INT8
+        divisor = max(scale, _TINY)
+        for i in range(row.size):
+            codes[i] = np.int8(bits_of(row[i] / divisor + _LAST_PLACE_IS_ONE))
+        return scale
+    # Half as many bits are twice as many numbers in a vector.
+    bits = carray(pointer(address), row.shape, np.uint16)
+    largest = np.uint16(0)
+    for i in range(row.size):
+        largest = max(largest, np.uint16(bits[i] & np.uint16(0x7FFF)))
+    scale = float_of_bfloat16(largest) / _INT8
     divisor = max(scale, _TINY)
     for i in range(row.size):
-        codes[i] = np.int8(bits_of(row[i] / divisor + _LAST_PLACE_IS_ONE))
+        codes[i] = np.int8(bits_of(float_of_bfloat16(bits[i]) / divisor + _LAST_PLACE_IS_ONE))
     return scale
 
 

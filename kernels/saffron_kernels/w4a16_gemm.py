@@ -6,7 +6,8 @@ columns in a word, which is slow to unpack; `repack_w4a16` lays the weights out,
 reads them best.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +24,8 @@ SLICE = 16
 """Words of a block: nibble j of word w is column 16 j + w, so that shifted words are 16 columns in their order."""
 
 
-class W4A16Weight(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class W4A16Weight:
     """Weights laid out for one kind of device; the codes of another kind are refused by `w4a16_gemm`.
 
     Attributes:
@@ -31,11 +33,16 @@ class W4A16Weight(NamedTuple):
             column 16 j + w of the block. What lies beyond K is never multiplied with anything but 0.
         scale: [N, G], of a floating type, with the strides that suit the device.
         zero: [N, G] of -8..7 in the type that suits the device, or None for symmetric codes.
+        prepared: what the CPU's function keeps from call to call. Addresses are in it, so a copy starts with nothing.
     """
 
     codes: Tensor
     scale: Tensor
     zero: Tensor | None
+    prepared: dict[tuple[torch.dtype, int, int, int], Any] = field(default_factory=dict, init=False, repr=False)
+
+    def __reduce__(self) -> tuple[type["W4A16Weight"], tuple[Tensor, Tensor, Tensor | None]]:
+        return W4A16Weight, (self.codes, self.scale, self.zero)
 
 
 def repack_w4a16(
@@ -85,9 +92,12 @@ def w4a16_gemm(x: Tensor, weight: W4A16Weight, group_size: int, bias: Tensor | N
     Raises:
         ValueError: shapes or types do not fit, or the codes are laid out for another kind of device.
     """
-    _check(x, weight, group_size, bias)
-    gemm = cpu_kernels("w4a16_gemm").w4a16_gemm if on_cpu(x) else _gemm
-    y: Tensor = gemm(x, weight.codes, weight.scale, weight.zero, group_size, bias)
+    y: Tensor
+    if on_cpu(x):
+        y = cpu_kernels("w4a16_gemm").w4a16_gemm(x, weight, group_size, bias)
+        return y
+    require_product(x, weight, group_size, bias)
+    y = _gemm(x, weight.codes, weight.scale, weight.zero, group_size, bias)
     return y
 
 
@@ -150,7 +160,8 @@ def _require(name: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ..
         raise ValueError(f"{name} must be {dtype} {shape}, not {tensor.dtype} {tuple(tensor.shape)}")
 
 
-def _check(x: Tensor, weight: W4A16Weight, group_size: int, bias: Tensor | None) -> None:
+def require_product(x: Tensor, weight: W4A16Weight, group_size: int, bias: Tensor | None) -> None:
+    """Raise ValueError where `w4a16_gemm` does."""
     (_, K), (N, G) = x.shape, weight.scale.shape
     if group_size <= 0 or group_size % SLICE or G * group_size != K:
         raise ValueError(f"{G} groups of {group_size} columns do not make {K} columns, or {SLICE} does not divide them")
@@ -168,7 +179,7 @@ def _gemm(  # noqa: PLR0917 - an op's arguments have places
 ) -> Tensor:
     from saffron_kernels import w4a16_gemm_cpu  # noqa: PLC0415 - what another device doesn't need
 
-    return w4a16_gemm_cpu.w4a16_gemm(x, codes, scale, zero, group_size, bias)
+    return w4a16_gemm_cpu.w4a16_gemm(x, W4A16Weight(codes, scale, zero), group_size, bias)
 
 
 @_gemm.register_kernel("cuda")

@@ -22,12 +22,12 @@ from saffron_kernels.compiled import features
 from saffron_kernels.compiled_floats import BFLOAT16, BYTES, KINDS, load_floats, pointer, store_floats
 from saffron_kernels.int4_tile import AVX2_RAISED, AVX2_UPPERMOST, BLOCK, BLOCK_BYTES, INTERLEAVED, X_BLOCK, int4_tile
 from saffron_kernels.openmp import ITEMS, take
-from saffron_kernels.w4a16_gemm import W4A16Weight
+from saffron_kernels.w4a16_gemm import W4A16Weight, require_product
 
-_FIELDS = range(openmp.FIRST, openmp.FIRST + 16)
+_FIELDS = range(openmp.FIRST, openmp.FIRST + 18)
 (
-    _M, _N, _BLOCKS, _GROUPS, _GROUP_SIZE, _X, _X_STRIDE, _CODES, _SCALE, _SCALE_KIND, _SCALE_BYTES, _ZERO, _BIAS, _OUT,
-    _KIND, _BYTES,
+    _M, _N, _K, _BLOCKS, _GROUPS, _GROUP_SIZE, _X, _X_STRIDE, _CODES, _SCALE, _SCALE_KIND, _SCALE_BYTES, _ZERO, _BIAS,
+    _OUT, _KIND, _BYTES, _CHANNELS,
 ) = _FIELDS  # fmt: skip
 _SOURCE, _ROW_BYTES, _SOURCE_KIND, _COLUMNS, _X_BLOCKS, _INTO = range(openmp.FIRST, openmp.FIRST + 6)
 (
@@ -35,7 +35,9 @@ _SOURCE, _ROW_BYTES, _SOURCE_KIND, _COLUMNS, _X_BLOCKS, _INTO = range(openmp.FIR
     _W_ZERO, _W_INTO,
 ) = range(openmp.FIRST, openmp.FIRST + 11)  # fmt: skip
 _ACROSS = 64
-"""Output channels that a thread does before it takes the next ones."""
+"""Output channels whose scales a thread holds at once."""
+_PIECE = 1 << 20
+"""Bytes of codes that a thread takes at once, if all threads have some: from a new place they come slowly at first."""
 _TOKENS = 36
 """Tokens that are done at once: so many rows of x stay in the second cache."""
 _PLANE = 32
@@ -76,34 +78,72 @@ class _Plan(NamedTuple):
     out: tuple[int, int]
 
 
-def w4a16_gemm(  # noqa: PLR0917 - as the op
-    x: Tensor, codes: Tensor, scale: Tensor, zero: Tensor | None, group_size: int, bias: Tensor | None
-) -> Tensor:
-    """As the op of this name. Groups of 32, 64, multiples of 128 and all columns are unpacked in registers."""
-    (M, _), (N, G), blocks = x.shape, scale.shape, codes.shape[1]
-    if codes.shape != (-(-N // INTERLEAVED), -(-x.shape[1] // BLOCK), INTERLEAVED, BLOCK_BYTES):
-        raise ValueError(f"codes {tuple(codes.shape)} are not laid out for {N} output channels on a CPU")
-    # For one token Python is a good part of the time, so that what can be is looked up at once.
-    dtype = x.dtype
-    plan = _plan(dtype, scale.dtype, group_size, G, min(M, _TOKENS), zero is None)
-    if plan is None:
-        return _dequantized_gemm(x, codes, scale, zero, group_size, bias)
-    if plan.kind == tiles.BFLOAT16 and M >= _MANY:
-        return _gemm_of_written(x, codes, scale, zero, group_size, bias)
-    x, codes, scale = _lay_out(x, plan.kind, blocks), codes.contiguous(), scale.contiguous()
-    zero = None if zero is None else zero.contiguous()
-    bias = None if bias is None else bias.float().contiguous()
-    out = torch.empty((M, N), dtype=dtype)
-    openmp.run(
-        plan.loop,
-        -(-N // _ACROSS),
-        *(M, N, blocks, G, group_size, x.data_ptr(), blocks * X_BLOCK[plan.kind], codes.data_ptr()),
-        *(scale.data_ptr(), *plan.scale),
-        0 if zero is None else zero.data_ptr(),
-        0 if bias is None else bias.data_ptr(),
-        *(out.data_ptr(), *plan.out),
-    )
+class _Prepared(NamedTuple):
+    """A product with one weight, of which x and the result are left open.
+
+    Attributes:
+        plan: how it is done.
+        columns: K.
+        arguments: of the loop.
+        operands: the tensors whose addresses are among them.
+    """
+
+    plan: _Plan
+    columns: int
+    arguments: openmp.Arguments
+    operands: tuple[Tensor | None, ...]
+
+
+def w4a16_gemm(x: Tensor, weight: W4A16Weight, group_size: int, bias: Tensor | None) -> Tensor:
+    """As the function of this name. Groups of 32, 64, multiples of 128 and all columns are unpacked in registers."""
+    M, K = x.shape
+    # For one token Python is a good part of the time, so what can be is looked up at once, and checked once.
+    key = x.dtype, group_size, min(M, _TOKENS), torch.get_num_threads()
+    prepared: _Prepared | None = weight.prepared.get(key)
+    if prepared is None or prepared.columns != K or bias is not None:
+        require_product(x, weight, group_size, bias)
+    if prepared is None:
+        prepared = _prepare(x, weight, group_size)
+        if prepared is None:
+            return _dequantized_gemm(x, weight.codes, weight.scale, weight.zero, group_size, bias)
+        weight.prepared[key] = prepared
+    kind = prepared.plan.kind
+    if M >= _MANY and kind == tiles.BFLOAT16:
+        return _gemm_of_written(x, weight.codes, weight.scale, weight.zero, group_size, bias)
+    arguments = prepared.arguments[:]
+    x = x.contiguous() if M == 1 and kind != tiles.BFLOAT16 else _lay_out(x, kind, arguments[_BLOCKS])
+    out = torch.empty((M, arguments[_N]), dtype=key[0])
+    arguments[_M], arguments[_X], arguments[_OUT] = M, x.data_ptr(), out.data_ptr()
+    if bias is not None:
+        bias = bias.float().contiguous()
+        arguments[_BIAS] = bias.data_ptr()
+    openmp.start(prepared.plan.loop, arguments)
     return out
+
+
+def _prepare(x: Tensor, weight: W4A16Weight, group_size: int) -> _Prepared | None:
+    (M, K), (N, G), blocks = x.shape, weight.scale.shape, weight.codes.shape[1]
+    if weight.codes.shape != (-(-N // INTERLEAVED), -(-K // BLOCK), INTERLEAVED, BLOCK_BYTES):
+        raise ValueError(f"codes {tuple(weight.codes.shape)} are not laid out for {N} output channels on a CPU")
+    plan = _plan(x.dtype, weight.scale.dtype, group_size, G, min(M, _TOKENS), weight.zero is None)
+    if plan is None:
+        return None
+    codes, scale = weight.codes.contiguous(), weight.scale.contiguous()
+    zero = None if weight.zero is None else weight.zero.contiguous()
+    channels = _channels(N, blocks)
+    arguments = openmp.arguments_of(
+        -(-N // channels),
+        *(0, N, K, blocks, G, group_size, 0, blocks * X_BLOCK[plan.kind], codes.data_ptr()),
+        *(scale.data_ptr(), *plan.scale, 0 if zero is None else zero.data_ptr()),
+        *(0, 0, *plan.out, channels),
+    )
+    return _Prepared(plan, K, arguments, (codes, scale, zero))
+
+
+def _channels(N: int, blocks: int) -> int:
+    """Output channels that a thread takes at once."""
+    parts, size = -(-N // _ACROSS), _ACROSS * blocks * BLOCK_BYTES
+    return _ACROSS * max(1, min(-(-parts // torch.get_num_threads()), _PIECE // size))
 
 
 @cache
@@ -167,46 +207,59 @@ def _tile_size(kind: int, M: int) -> tuple[int, int]:
 
 
 def _tokens(data: Any) -> None:
-    """Write x in float32, the even and then the odd columns of each 32."""
+    """Write x as a tile in float32 takes it."""
     a = carray(data, (openmp.ARGUMENTS,), np.int64)
-    columns, padded = a[_COLUMNS], a[_X_BLOCKS] * BLOCK
-    row = np.zeros(padded, np.float32)
+    row = np.zeros(a[_X_BLOCKS] * BLOCK, np.float32)
     item = take(a)
     while item < a[ITEMS]:
-        load_floats(a[_SOURCE] + item * a[_ROW_BYTES], a[_SOURCE_KIND], row[:columns])
-        into = carray(pointer(a[_INTO] + item * padded * 4), (padded // _PLANE, 2, _PLANE // 2), np.float32)
-        for plane in range(into.shape[0]):
-            for i in range(_PLANE // 2):
-                into[plane, 0, i] = row[plane * _PLANE + 2 * i]
-                into[plane, 1, i] = row[plane * _PLANE + 2 * i + 1]
+        load_floats(a[_SOURCE] + item * a[_ROW_BYTES], a[_SOURCE_KIND], row[: a[_COLUMNS]])
+        _write_token(row, a[_INTO] + item * row.size * 4)
         item = take(a)
 
 
 def _avx2_tokens(data: Any) -> None:
-    """The same divided by what the code of each column is multiplied by where it lies, and sums of each plane."""
+    """Write x as a tile for AVX2 takes it."""
     a = carray(data, (openmp.ARGUMENTS,), np.int64)
-    columns, blocks = a[_COLUMNS], a[_X_BLOCKS]
-    row = np.zeros(blocks * BLOCK, np.float32)
+    row = np.zeros(a[_X_BLOCKS] * BLOCK, np.float32)
     item = take(a)
     while item < a[ITEMS]:
-        load_floats(a[_SOURCE] + item * a[_ROW_BYTES], a[_SOURCE_KIND], row[:columns])
-        into = carray(pointer(a[_INTO] + item * blocks * _AVX2_BLOCK * 4), (blocks, _AVX2_BLOCK), np.float32)
-        for block in range(blocks):
-            own, sums = into[block, :BLOCK].reshape(4, 2, _PLANE // 2), into[block, BLOCK:].reshape(4, _PLANE // 4)
-            sums[:] = np.float32(0)
-            for plane in range(4):
-                for odd in range(2):
-                    shift = 4 * plane + 16 * odd
-                    over = np.float32(1 << (0 if shift == AVX2_UPPERMOST else shift))
-                    for i in range(_PLANE // 2):
-                        x = row[block * BLOCK + plane * _PLANE + 2 * i + odd] * np.float32(AVX2_RAISED)
-                        own[plane, odd, i] = x / over
-                        sums[plane, i % 8] += x
+        load_floats(a[_SOURCE] + item * a[_ROW_BYTES], a[_SOURCE_KIND], row[: a[_COLUMNS]])
+        _write_avx2_token(row, a[_INTO] + item * a[_X_BLOCKS] * _AVX2_BLOCK * 4)
         item = take(a)
+
+
+@njit(nogil=True)
+def _write_token(row: Any, address: int) -> None:
+    """Write a token's even and then its odd columns of each 32."""
+    into = carray(pointer(address), (row.size // _PLANE, 2, _PLANE // 2), np.float32)
+    for plane in range(into.shape[0]):
+        for i in range(_PLANE // 2):
+            into[plane, 0, i] = row[plane * _PLANE + 2 * i]
+            into[plane, 1, i] = row[plane * _PLANE + 2 * i + 1]
+
+
+@njit(nogil=True)
+def _write_avx2_token(row: Any, address: int) -> None:
+    """The same divided by what the code of each column is multiplied by where it lies, and sums of each plane."""
+    blocks = row.size // BLOCK
+    into = carray(pointer(address), (blocks, _AVX2_BLOCK), np.float32)
+    for block in range(blocks):
+        own, sums = into[block, :BLOCK].reshape(4, 2, _PLANE // 2), into[block, BLOCK:].reshape(4, _PLANE // 4)
+        sums[:] = np.float32(0)
+        for plane in range(4):
+            for odd in range(2):
+                shift = 4 * plane + 16 * odd
+                over = np.float32(1 << (0 if shift == AVX2_UPPERMOST else shift))
+                for i in range(_PLANE // 2):
+                    x = row[block * BLOCK + plane * _PLANE + 2 * i + odd] * np.float32(AVX2_RAISED)
+                    own[plane, odd, i] = x / over
+                    sums[plane, i % 8] += x
 
 
 def _blocks(kind: int, groups: int, rows: int, tokens: int, symmetric: int) -> Any:
     """The loop with these constants, which numba's cache tells apart."""
+    # Each thread lays out one token for itself, which takes less time than to start threads for it.
+    alone = tokens == 1 and kind != tiles.BFLOAT16
 
     def blocks(data: Any) -> None:
         a = carray(data, (openmp.ARGUMENTS,), np.int64)
@@ -216,27 +269,44 @@ def _blocks(kind: int, groups: int, rows: int, tokens: int, symmetric: int) -> A
         zero = np.zeros((_ACROSS, count * groups), np.float32)
         sums = np.empty((_TOKENS, _ACROSS), np.float32)
         stride = count * groups * 4
+        own = _own_token(a, kind) if alone else np.empty(0, np.float32)
         item = take(a)
         while item < a[ITEMS]:
-            n = item * _ACROSS
-            across = min(a[_N] - n, _ACROSS)
-            _take_groups(a, n, given, scale, zero)
-            for m in range(0, M, _TOKENS):
-                last = min(M - m, _TOKENS) - 1
-                for j in range(0, across, INTERLEAVED):
-                    codes = a[_CODES] + (n + j) * count * BLOCK_BYTES
-                    for i in range(0, last + 1, tokens):
-                        x = a[_X] + (m + i) * a[_X_STRIDE]
-                        for r in range(0, INTERLEAVED, rows):
-                            into, at = sums.ctypes.data + (i * _ACROSS + j + r) * 4, (j + r) * stride
-                            int4_tile(
-                                kind, rows, tokens, groups, symmetric, codes + r * BLOCK_BYTES, scale.ctypes.data + at,
-                                zero.ctypes.data + at, stride, x, last - i, a[_X_STRIDE], count, into, _ACROSS * 4,
-                            )  # fmt: skip
-                _write(a, m, n, sums[: last + 1, :across])
+            first = item * a[_CHANNELS]
+            for n in range(first, min(first + a[_CHANNELS], a[_N]), _ACROSS):
+                across = min(a[_N] - n, _ACROSS)
+                _take_groups(a, n, given, scale, zero)
+                for m in range(0, M, _TOKENS):
+                    last = min(M - m, _TOKENS) - 1
+                    for j in range(0, across, INTERLEAVED):
+                        codes = a[_CODES] + (n + j) * count * BLOCK_BYTES
+                        for i in range(0, last + 1, tokens):
+                            # Asked for here, since numba frees an array after its last use.
+                            x = own.ctypes.data if alone else a[_X] + (m + i) * a[_X_STRIDE]
+                            for r in range(0, INTERLEAVED, rows):
+                                into, at = sums.ctypes.data + (i * _ACROSS + j + r) * 4, (j + r) * stride
+                                int4_tile(
+                                    kind, rows, tokens, groups, symmetric, codes + r * BLOCK_BYTES,
+                                    scale.ctypes.data + at, zero.ctypes.data + at, stride,
+                                    x, last - i, a[_X_STRIDE], count, into, _ACROSS * 4,
+                                )  # fmt: skip
+                    _write(a, m, n, sums[: last + 1, :across])
             item = take(a)
 
     return blocks
+
+
+@njit(nogil=True)
+def _own_token(a: Any, kind: int) -> Any:
+    """One token as a tile of the kind takes it."""
+    row = np.zeros(a[_BLOCKS] * BLOCK, np.float32)
+    load_floats(a[_X], a[_KIND], row[: a[_K]])
+    own = np.empty(a[_X_STRIDE] // 4, np.float32)
+    if kind == tiles.AVX2:
+        _write_avx2_token(row, own.ctypes.data)
+    else:
+        _write_token(row, own.ctypes.data)
+    return own
 
 
 @njit(nogil=True)

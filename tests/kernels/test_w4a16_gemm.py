@@ -228,7 +228,7 @@ def test_repacking_changes_and_shares_nothing_that_it_was_given():
     _, _, _, stored = weights(2, 64, 32, torch.float32, symmetric=False)
     before = [tensor.clone() for tensor in stored]
     weight = repack_w4a16(*stored, 64)
-    for tensor in weight:
+    for tensor in (weight.codes, weight.scale, weight.zero):
         tensor.zero_()
     assert all(torch.equal(tensor, copy) for tensor, copy in zip(stored, before, strict=True))
 
@@ -236,5 +236,6 @@ def test_repacking_changes_and_shares_nothing_that_it_was_given():
 def test_torch_finds_nothing_wrong_with_the_op():
     for symmetric in (True, False):
         _, _, _, stored = weights(3, 64, 32, torch.float32, symmetric=symmetric)
-        weight: W4A16Weight = repack_w4a16(*stored, 64)
-        torch.library.opcheck(torch.ops.saffron.w4a16_gemm.default, (tokens(2, 64, torch.float32), *weight, 32, None))
+        weight = repack_w4a16(*stored, 64)
+        arguments = tokens(2, 64, torch.float32), weight.codes, weight.scale, weight.zero, 32, None
+        torch.library.opcheck(torch.ops.saffron.w4a16_gemm.default, arguments)

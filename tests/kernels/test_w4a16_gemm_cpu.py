@@ -1,5 +1,8 @@
 """Weights that are unpacked in registers are those of the checkpoint, on each instruction set of this processor."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -109,6 +112,44 @@ def test_a_token_alone_and_among_others_is_the_same(kind):  # noqa: ARG001 - a f
     weight = repack_w4a16(packed, torch.rand(70, 3, generator=generator).bfloat16(), None, 384)
     x = torch.randn(6, 384, generator=generator).bfloat16()
     assert torch.equal(torch.cat([w4a16_gemm(row[None], weight, 128) for row in x]), w4a16_gemm(x, weight, 128))
+
+
+def multiplied_once():
+    """A weight of 3 by 256 of which the product with one token is prepared, the token and the product."""
+    packed = torch.randint(-(2**31), 2**31, (3, 32), generator=torch.Generator().manual_seed(0)).to(torch.int32)
+    weight, x = repack_w4a16(packed, torch.tensor([[0.5, 2.0]]).repeat(3, 1), None, 256), torch.ones(1, 256)
+    return weight, x, w4a16_gemm(x, weight, 128)
+
+
+def test_what_is_kept_from_call_to_call_is_not_copied_with_the_weight():
+    weight, x, y = multiplied_once()
+    assert list(weight.prepared) == [(torch.float32, 128, 1, torch.get_num_threads())]
+    for copied in (copy.copy(weight), copy.deepcopy(weight), pickle.loads(pickle.dumps(weight))):  # noqa: S301 - our own
+        assert copied.prepared == {}
+        assert torch.equal(w4a16_gemm(x, copied, 128), y)
+
+
+def test_every_call_takes_the_weight_and_the_bias_as_they_are_then():
+    weight, x, y = multiplied_once()
+    bias = torch.zeros(3)
+    w4a16_gemm(x, weight, 128, bias)
+    weight.scale.mul_(2)
+    bias.add_(1)
+    assert torch.equal(w4a16_gemm(x, weight, 128, bias), 2 * y + 1)
+
+
+@pytest.mark.parametrize(
+    ("columns", "group_size", "bias", "message"),
+    [
+        (128, 128, None, "2 groups of 128 columns do not make 128 columns"),
+        (256, 64, None, "2 groups of 64 columns do not make 256 columns"),
+        (256, 128, torch.zeros(4), r"bias must be \(3,\), not \(4,\)"),
+    ],
+)
+def test_what_does_not_fit_is_refused_after_a_call_that_did_fit(columns, group_size, bias, message):
+    weight, _, _ = multiplied_once()
+    with pytest.raises(ValueError, match=message):
+        w4a16_gemm(torch.ones(1, columns), weight, group_size, bias)
 
 
 @pytest.mark.parametrize(

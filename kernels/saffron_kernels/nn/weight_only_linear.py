@@ -22,22 +22,16 @@ _GROUP_SIZES = (128, 64, 32, 16)
 class _Int4Linear(nn.Module):
     """What both have in common: a weight laid out for its device."""
 
-    codes: Tensor
-    scale: Tensor
-    zero: Tensor | None
-
     def __init__(self, weight: W4A16Weight, group_size: int, *, bias: bool) -> None:
         super().__init__()
-        for name, tensor in weight._asdict().items():
-            # It is not what a checkpoint has, so it is no part of the state.
-            self.register_buffer(name, tensor, persistent=False)
-        self.group_size = group_size
+        # No buffers: it is not what a checkpoint has, and would be wrong on another device.
+        self.weight, self.group_size = weight, group_size
         self.bias = stored(len(weight.scale), dtype=weight.scale.dtype) if bias else None
 
     def _product(self, x: Tensor) -> Tensor:
         """[..., columns] in any floating type -> [..., N] in that type."""
         tokens = x.reshape(-1, x.shape[-1])
-        y = w4a16_gemm(tokens, W4A16Weight(self.codes, self.scale, self.zero), self.group_size, self.bias)
+        y = w4a16_gemm(tokens, self.weight, self.group_size, self.bias)
         return y.reshape(*x.shape[:-1], -1)
 
 
