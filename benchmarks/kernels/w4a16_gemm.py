@@ -23,8 +23,11 @@ from saffron_kernels.compiled_floats import pointer
 from saffron_kernels.openmp import FIRST, ITEMS, take
 from saffron_kernels.w4a16_gemm import W4A16Weight, repack_w4a16, w4a16_gemm
 
-SHAPES = ((4096, 4096), (14336, 4096), (4096, 14336), (1024, 4096), (2048, 640), (640, 2048))
-"""Output and input channels: Llama-3-8B's linears, and Gemma 3 270M's feed-forward."""
+SHAPES = (
+    *((4096, 4096), (14336, 4096), (4096, 14336), (1024, 4096)),
+    *((2048, 640), (640, 2048), (1024, 640), (640, 1024), (256, 640)),
+)
+"""Output and input channels: Llama-3-8B's linears, and Gemma 3 270M's."""
 FLOATS = ("bfloat16", "float32")
 GROUP = 128
 PART = 1 << 17
