@@ -110,6 +110,19 @@ def test_w8a16_refuses_columns_that_its_groups_do_not_divide():
         W8A16Linear(torch.zeros(2, 6, dtype=torch.int32), torch.ones(2, 1), 24, bias=False)
 
 
+def test_a_layer_of_4_bits_counts_what_it_holds_and_goes_where_it_is_sent():
+    codes, scale = torch.randint(-8, 8, (6, 32), dtype=torch.int8), torch.rand(6, 2) + 1
+    layer, x = W4A16Linear(pack_to_int32(codes, 4), scale, None, 32, bias=False), torch.randn(1, 32)
+    # Whole blocks of 128 columns for whole fours of rows, and scales in float32.
+    assert {name: tensor.nbytes for name, tensor in layer.named_buffers()} == {"codes": 8 * 64, "scale": 6 * 2 * 4}
+    assert layer.state_dict() == {}
+    before = layer(x)
+    layer.to(torch.bfloat16)  # 8 bits of scale
+    assert layer.scale.dtype == torch.bfloat16
+    assert not torch.equal(layer(x), before)
+    torch.testing.assert_close(layer(x), before, rtol=0, atol=2.0**-7 * float(before.abs().max()))
+
+
 def layers():
     torch.manual_seed(0)
     codes, scale = torch.randint(-8, 8, (6, 32), dtype=torch.int8), torch.rand(6, 1)

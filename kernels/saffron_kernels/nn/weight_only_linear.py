@@ -4,6 +4,9 @@ They are made of what a checkpoint stores, and hold it as the device on which th
 on a device, not moved to one. A bias is loaded by its name.
 """
 
+from collections.abc import Callable
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 
@@ -22,16 +25,27 @@ _GROUP_SIZES = (128, 64, 32, 16)
 class _Int4Linear(nn.Module):
     """What both have in common: a weight laid out for its device."""
 
+    codes: Tensor
+    scale: Tensor
+    zero: Tensor | None
+
     def __init__(self, weight: W4A16Weight, group_size: int, *, bias: bool) -> None:
         super().__init__()
-        # No buffers: it is not what a checkpoint has, and would be wrong on another device.
-        self.weight, self.group_size = weight, group_size
+        for name in ("codes", "scale", "zero"):
+            # It is not what a checkpoint has, so it is no part of the state.
+            self.register_buffer(name, getattr(weight, name), persistent=False)
+        self._weight, self.group_size = weight, group_size
         self.bias = stored(len(weight.scale), dtype=weight.scale.dtype) if bias else None
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:  # noqa: FBT001, FBT002 - as torch's
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call] # torch has no types for it
+        self._weight = W4A16Weight(self.codes, self.scale, self.zero)
+        return self
 
     def _product(self, x: Tensor) -> Tensor:
         """[..., columns] in any floating type -> [..., N] in that type."""
         tokens = x.reshape(-1, x.shape[-1])
-        y = w4a16_gemm(tokens, self.weight, self.group_size, self.bias)
+        y = w4a16_gemm(tokens, self._weight, self.group_size, self.bias)
         return y.reshape(*x.shape[:-1], -1)
 
 
