@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from saffron_api.candidate import CandidateSpec, Method
 from saffron_api.candidate import Smoothing as Way
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
-from saffron_kernels.quantize_per_token import quantize_per_token
+from saffron_kernels.w8a8_gemm import w8a8_linear
 from saffron_quantizer.algorithms.awq import awq
 from saffron_quantizer.algorithms.fold import Fold, fold_gain, fold_rows, power_of_two
 from saffron_quantizer.algorithms.rtn import rtn
@@ -220,35 +220,46 @@ class _Place:
 
         def error(scale: Tensor) -> float:
             columns = self.columns(self.fold(scale).scale)
-            weights = {name: self._rounded_weight(name, columns, reference=call.output) for name in self.rounded}
-            output = replay(block, self.edge.parent, call, weights, self._reader(columns))
-            lost = (output.float() - reference).square_().sum(dtype=torch.float64)
-            return float(self.walk.ranks.sum(lost)) / size
+            divided = _divided_by(columns)
+            products = {name: self._product(name, columns, divided, call.output.dtype) for name in self.rounded}
+            lost = replay(block, self.edge.parent, call, products).float().sub_(reference).square_()
+            # In float32 along a row, since to make float64 of every number takes longer than the module.
+            return float(self.walk.ranks.sum(lost.sum(dim=-1).sum(dtype=torch.float64))) / size
 
         return error
 
-    def _rounded_weight(self, name: str, columns: Tensor, *, reference: Tensor) -> Tensor:
+    def _product(
+        self, name: str, columns: Tensor, divided: Callable[[Tensor], Tensor], dtype: torch.dtype
+    ) -> Callable[[Tensor], Tensor]:
+        """What a linear gives that is rounded with scales, for the input that it has without them."""
         weight = self.name(name)
-        rounded = rtn(self.tensors[weight].float() * columns, self.plan.grid(weight, self.dtypes[weight]), MIN_MAX)
-        return rounded.dequantize().to(reference.dtype)
+        quantized = rtn(self.tensors[weight].float() * columns, self.plan.grid(weight, self.dtypes[weight]), MIN_MAX)
+        bias: Any = self.walk.stream.blocks[self.index].get_submodule(name).bias
+        if self.plan.precisions[weight].activations is not Activations.INT8_PER_TOKEN:
+            # An input that is not rounded may as well be divided in the weight.
+            W = (quantized.dequantize().float() / columns).to(dtype)
+            return lambda x: torch.nn.functional.linear(x, W, bias)
+        scale = quantized.scale.float()
 
-    def _reader(self, columns: Tensor) -> Callable[[Tensor], Tensor]:
-        """What a consumer reads: channels that are divided, and rounded where the engine rounds them."""
-        rounds = self.plan.precisions[self.name(self.rounded[0])].activations is Activations.INT8_PER_TOKEN
-        # Queries, keys and values read one tensor, and it need be rounded but once.
-        last: tuple[Tensor, Tensor] | None = None
+        def product(x: Tensor) -> Tensor:
+            smooth = divided(x)
+            y = w8a8_linear(smooth.reshape(-1, x.shape[-1]), quantized.codes, scale, bias)
+            return y.reshape(*x.shape[:-1], -1).to(x.dtype)
 
-        def read(x: Tensor) -> Tensor:
-            nonlocal last
-            if last is None or last[0] is not x:
-                smooth = x.float() / columns
-                if rounds:
-                    codes, scale = quantize_per_token(smooth.reshape(-1, x.shape[-1]))
-                    smooth = (codes * scale).reshape(x.shape)
-                last = (x, smooth.to(x.dtype))
-            return last[1]
+        return product
 
-        return read
+
+def _divided_by(columns: Tensor) -> Callable[[Tensor], Tensor]:
+    """A function that divides an input's columns, in float32. Queries, keys and values read one, and get one."""
+    last: tuple[Tensor, Tensor] | None = None
+
+    def divided(x: Tensor) -> Tensor:
+        nonlocal last
+        if last is None or last[0] is not x:
+            last = x, x.float() / columns
+        return last[1]
+
+    return divided
 
 
 def _search_awq(place: _Place, calls: Mapping[str, Call]) -> Smoothing:

@@ -4,8 +4,8 @@ A search runs the same module over and over, with other weights each time. It ne
 what tells its choices apart: some sequences, cut to their first tokens, which in a causal model come out the same.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,45 +108,25 @@ def record(block: nn.Module, modules: Collection[str], run: Callable[[], object]
 
 
 @torch.no_grad()
-def replay(
-    block: nn.Module,
-    parent: str,
-    call: Call,
-    weights: Mapping[str, Tensor],
-    read: Callable[[Tensor], Tensor],
-) -> Tensor:
-    """Run a module of a block again, with other weights in some of its linears.
+def replay(block: nn.Module, parent: str, call: Call, products: Mapping[str, Callable[[Tensor], Tensor]]) -> Tensor:
+    """Run a module of a block again, with something else in place of some of its linears.
 
     Args:
         block: the block.
         parent: the module's name inside it.
         call: the call to make again.
-        weights: of linears in the module, by their names inside the block.
-        read: is put before each of these linears: what it really reads, made of what it would read.
+        products: for linears in the module, by their names inside the block: what gives their output for their input.
 
     Returns:
         Its hidden states, [rows, tokens, d].
     """
-    module = block.get_submodule(parent)
-    inner = f"{parent}." if parent else ""
-    state = {f"{name}.weight".removeprefix(inner): W for name, W in weights.items()}
-    with _reading(block, weights, read):
-        output = torch.func.functional_call(module, state, call.args, dict(call.keywords))
-    return _hidden(output)
-
-
-@contextmanager
-def _reading(block: nn.Module, linears: Collection[str], read: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Let linears read something else than what they are given."""
-
-    def changed(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (read(args[0]), *args[1:])
-
     with ExitStack() as stack:
-        for name in linears:
-            handle = block.get_submodule(name).register_forward_pre_hook(changed)
-            stack.callback(handle.remove)
-        yield
+        for name, product in products.items():
+            linear = block.get_submodule(name)
+            linear.forward = product
+            # What stood before is the class's, which comes to light again.
+            stack.callback(delattr, linear, "forward")
+        return _hidden(block.get_submodule(parent)(*call.args, **call.keywords))
 
 
 def _hidden(output: object) -> Tensor:
