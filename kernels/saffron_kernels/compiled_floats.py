@@ -24,6 +24,19 @@ _INFINITY = np.int32(0x7F800000)
 _QUIET_NAN = np.int32(0x7FC0)
 
 
+class BFloat(ir.Type):
+    """LLVM's bfloat, which llvmlite does not name."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, BFloat)
+
+    def __hash__(self) -> int:
+        return hash(BFloat)
+
+
 @intrinsic
 def pointer(_: Any, address: Any) -> Any:
     """An address as what `carray` takes."""

@@ -18,6 +18,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from saffron_kernels.compiled_floats import BFloat
 from saffron_kernels.dot_tile import call
 
 I8, I16, I32, I64, F32 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
@@ -36,19 +37,6 @@ AVX2_RAISED = 2.0**14
 """What x is multiplied by for AVX2 before it is divided by up to 2^24: so the ends of float32 stay far away."""
 AVX2_UPPERMOST = 28
 """Bits above which the nibble lies that is shifted down for AVX2."""
-
-
-class _BFloat(ir.Type):
-    """LLVM's bfloat, which llvmlite does not name."""
-
-    def _to_string(self) -> str:
-        return "bfloat"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _BFloat)
-
-    def __hash__(self) -> int:
-        return hash(_BFloat)
 
 
 @dataclass(frozen=True)
@@ -102,7 +90,7 @@ Block = Callable[[_Place, Totals], Totals]
 def bfloat16_block(at: _Place, totals: Totals) -> Totals:
     """AVX512_BF16: x and the codes in bfloat16, both as they are, a group's products summed before they are scaled."""
     builder, tile, floats = at.builder, at.tile, ir.VectorType(F32, 16)
-    bits, pairs = ir.VectorType(I16, 32), ir.VectorType(_BFloat(), 32)
+    bits, pairs = ir.VectorType(I16, 32), ir.VectorType(BFloat(), 32)
     codes = [at.load(address, 0, bits) for address in at.codes]
     for group in range(tile.groups):
         tables = []
