@@ -20,11 +20,12 @@ import torch
 from llvmlite import ir
 from numba.extending import intrinsic
 
-import saffron_kernels.compiled  # noqa: F401 - it tells numba for which processors to compile
+from saffron_kernels import compiled as machine_code  # it also tells numba for which processors to compile
 
 ARGUMENTS = 32
 """The most integers of 64 bits that a loop is given: the next item, the number of items, then what the caller gave."""
 ITEM, ITEMS, FIRST = 0, 1, 2
+_Body = Callable[[Any], None]
 
 
 Arguments: TypeAlias = "array[int]"
@@ -46,7 +47,7 @@ class Loop(NamedTuple):
 
 
 @cache
-def compile_loop(body: Callable[[Any], None]) -> Loop:
+def compile_loop(body: _Body) -> Loop:
     """Compile a loop for `run`, once in a process. Numba keeps the machine code in its cache folder.
 
     Args:
@@ -56,6 +57,17 @@ def compile_loop(body: Callable[[Any], None]) -> Loop:
     # fastmath stays off: it would let the compiler round otherwise than the reference.
     compiled = numba.cfunc(numba.types.void(numba.types.voidptr), cache=True)(body)
     return Loop(compiled.ctypes, compiled.address, compiled)
+
+
+def compile_ahead(body: _Body, needs: tuple[str, ...] = ()) -> _Body:
+    """Have `precompile` compile a loop, too, so that a Job which runs it need not.
+
+    Args:
+        body: as above; comes back.
+        needs: see `saffron_kernels.compiled.Loop`.
+    """
+    machine_code.LOOPS.append(machine_code.Loop(lambda: compile_loop(body), needs))
+    return body
 
 
 def run(loop: Loop, items: int, *arguments: int) -> None:
