@@ -12,11 +12,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from saffron_kernels.bfloat16_tile import COLUMNS, NEEDS, ROWS, add_tile, pack_pairs
 from saffron_kernels.compiled import compiled
+from saffron_kernels.outer_tile import BFLOAT16, COLUMNS, NEEDS, ROWS, add_tile, pack_pairs
 from saffron_kernels.threads import over_rows
 
 _Array = npt.NDArray[Any]
+_ROWS = ROWS[BFLOAT16]
 _LOG2E = np.float32(1.4426950408889634)
 # 2^f for f in -0.5..0.5, off by 2.4e-6 of itself at most: the Taylor series, and bfloat16 has eight bits.
 _C1, _C2, _C3 = np.float32(0.6931471805599453), np.float32(0.2402265069591007), np.float32(0.05550410866482158)
@@ -78,7 +79,7 @@ def _turn(words: _Array, begin: int, panel: _Array) -> None:
 @compiled(
     "void(uint32[:, :, ::1], uint32[:, :, :, ::1], uint32[:, :, :, ::1], uint16[:, :, :, ::1],"
     " int64, float32, int64, int64, int64)",
-    needs=NEEDS,
+    needs=NEEDS[BFLOAT16],
 )
 def _attend(  # noqa: PLR0917 - as above
     queries: _Array,
@@ -96,7 +97,7 @@ def _attend(  # noqa: PLR0917 - as above
     heads, width = out.shape[2], out.shape[3]
     turned = np.zeros((pairs, COLUMNS), np.uint32)
     padded = packed_values.shape[1] * COLUMNS
-    scores = np.empty((length + ROWS, COLUMNS), np.float32)
+    scores = np.empty((length + _ROWS, COLUMNS), np.float32)
     shares = np.empty((length // 2 + 1, COLUMNS), np.uint32)
     sums = np.empty((COLUMNS, padded), np.float32)
     total = np.empty(COLUMNS, np.float32)
@@ -105,21 +106,21 @@ def _attend(  # noqa: PLR0917 - as above
         for begin in range(0, length, COLUMNS):
             end = min(begin + COLUMNS, length)
             # Tiles and pairs of keys begin at multiples of 8.
-            start = max(0, begin - window + 1) // ROWS * ROWS
+            start = max(0, begin - window + 1) // _ROWS * _ROWS
             _turn(queries[head], begin, turned)
-            scores[: end - start + ROWS] = 0
-            for key in range(start, end, ROWS):
+            scores[: end - start + _ROWS] = 0
+            for key in range(start, end, _ROWS):
                 rows = keys[key // COLUMNS].ctypes.data + key % COLUMNS * 4
-                add_tile(rows, turned.ctypes.data, pairs, scores[key - start].ctypes.data, COLUMNS)
+                add_tile(BFLOAT16, rows, turned.ctypes.data, pairs, scores[key - start].ctypes.data, COLUMNS)
             _mask(scores, begin, start, end, window)
             _exponentials(scores, end - start, scale, total)
             _pair(scores, end - start, shares)
             sums[:] = 0
             for panel in range(values.shape[0]):
                 columns = values[panel, start // 2].ctypes.data if start < length else 0
-                for row in range(0, end - begin, ROWS):
+                for row in range(0, end - begin, _ROWS):
                     place = sums.ctypes.data + (row * padded + panel * COLUMNS) * 4
-                    add_tile(shares.ctypes.data + row * 4, columns, (end - start + 1) // 2, place, padded)
+                    add_tile(BFLOAT16, shares.ctypes.data + row * 4, columns, (end - start + 1) // 2, place, padded)
             for row in range(end - begin):
                 for column in range(width):
                     sums[row, column] /= total[row]

@@ -1,10 +1,8 @@
 """`hessian` on the CPU, little more than the lower triangle of it.
 
-bfloat16 tokens go to the processor's own bfloat16 products, where it has them: exact products, summed in float32.
-Otherwise it is vendor products of float32 panels.
+It goes by tiles of products where they are made for the processor, else by vendor products of float32 panels.
 """
 
-import torch
 from torch import Tensor
 
 _PANEL = 256
@@ -19,18 +17,14 @@ def add_lower(X: Tensor, H: Tensor) -> None:
         H: [B, d, d] float32.
     """
     # Numba takes half a second to import, and only this needs it.
-    if X.dtype == torch.bfloat16 and _has_bfloat16_products():
-        from saffron_kernels.hessian_bfloat16 import add_lower_of_bfloat16 as add  # noqa: PLC0415
-    else:
-        add = _add_panels
+    from saffron_kernels.hessian_tiles import add_lower_by_tiles, tile_kind  # noqa: PLC0415
+
+    kind = tile_kind(X.dtype)
     for x, gram in zip(X, H, strict=True):
-        add(x, gram)
-
-
-def _has_bfloat16_products() -> bool:
-    from saffron_kernels.bfloat16_tile import has_tiles  # noqa: PLC0415 - as above
-
-    return has_tiles()
+        if kind is None:
+            _add_panels(x, gram)
+        else:
+            add_lower_by_tiles(x, gram, kind)
 
 
 def _add_panels(x: Tensor, gram: Tensor) -> None:

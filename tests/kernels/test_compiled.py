@@ -65,10 +65,16 @@ from saffron_kernels.compiled import LOOPS, copy_precompiled
 copy_precompiled(Path({folder!r}), Path({cache!r}))
 from saffron_kernels.gptq_block import gptq_block
 from saffron_kernels.gptq_block_cpu import _rows
+from saffron_kernels.hessian import hessian
+from saffron_kernels.hessian_tiles import _BLOCKS, _pack_floats
+from saffron_kernels.openmp import compile_loop
+from saffron_kernels.outer_tile import AVX2
 ones = torch.ones(1, 3, 3)
 for zero in (None, ones):
     gptq_block(ones, ones, ones, zero, torch.zeros(1, 3, dtype=torch.int32), -8, 7)
-print(json.dumps([sum(_rows.stats.cache_hits.values()), sum(_rows.stats.cache_misses.values())]))
+hessian(ones[0], torch.zeros(3, 3))
+loops = [compile_loop(body).owner.cache_hits for body in (_pack_floats, _BLOCKS[AVX2])]
+print(json.dumps([sum(_rows.stats.cache_hits.values()), sum(_rows.stats.cache_misses.values()), *loops]))
 """
 
 
@@ -84,4 +90,4 @@ def test_a_process_finds_what_was_compiled_for_its_processor_and_compiles_nothin
         capture_output=True,
         text=True,
     )
-    assert json.loads(done.stdout) == [1, 0]
+    assert json.loads(done.stdout) == [1, 0, 1, 1]

@@ -7,10 +7,12 @@ import triton.language as tl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from saffron_kernels import hessian_tiles, outer_tile
 from saffron_kernels.hessian import hessian, hessian_finish, hessian_reference
 from saffron_kernels.hessian_triton import _tile_of, hessian_launch
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
+KINDS = (outer_tile.BFLOAT16, outer_tile.FLOAT32, outer_tile.AVX2, None)
 
 
 def tokens(*shape, dtype=torch.float32, seed=0):
@@ -28,9 +30,38 @@ def assert_is_the_sum(got, X, start=0.0):
     assert torch.tril(off).max() <= 0
 
 
+@pytest.fixture(params=KINDS, ids=["bfloat16", "float32", "avx2", "panels"])
+def kind(request, monkeypatch):
+    """Have sums made this way, by tiles of a kind or vendor products; by bfloat16 tiles only where X is bfloat16."""
+    own = request.param
+    if own is not None and not outer_tile.has_tiles(own):
+        pytest.skip("this processor lacks the instructions")
+    only_bfloat16 = own == outer_tile.BFLOAT16
+    monkeypatch.setattr(
+        hessian_tiles,
+        "tile_kind",
+        lambda dtype: outer_tile.FLOAT32 if only_bfloat16 and dtype != torch.bfloat16 else own,
+    )
+    return own
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [(1, 1), (90, 37), (3, 256), (17, 300), (40, 700), (2, 33, 65), (3, 1, 5)])
-def test_parts_added_one_after_the_other_are_the_whole_sum(shape, dtype):
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (1, 1),
+        (90, 37),
+        (3, 256),
+        (17, 300),
+        (40, 700),
+        (2, 33, 65),
+        (3, 1, 5),
+        (0, 5),
+        (400, 48),  # no column is left over, and a tile adds up more than once
+        (1300, 97),  # more tokens than are laid out at once
+    ],
+)
+def test_parts_added_one_after_the_other_are_the_whole_sum(kind, shape, dtype):  # noqa: ARG001 - a fixture and a table
     X = tokens(*shape, dtype=dtype)
     before = X.clone()
     H = torch.zeros(*shape[:-2], shape[-1], shape[-1])
@@ -39,6 +70,47 @@ def test_parts_added_one_after_the_other_are_the_whole_sum(shape, dtype):
     hessian(X[..., cut:, :], H)
     assert_is_the_sum(H, X)
     assert torch.equal(X, before)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("turned", [False, True])
+def test_tokens_and_sums_may_lie_in_any_order_and_nothing_is_written_beside_them(kind, dtype, turned):  # noqa: ARG001
+    X = tokens(2, 70, 130, dtype=dtype)
+    columns = X.shape[-1]
+    around = torch.full((3, columns + 1, columns + 2), 0.5)
+    H = around[:2, :columns, :columns].mT if turned else around[:2, :columns, :columns]
+    hessian(X.mT.contiguous().mT, H)
+    assert_is_the_sum(torch.tril(H - 0.5), X, start=0.5)
+    hessian(torch.stack([X, X], dim=-1)[..., 0], H)
+    assert_is_the_sum(torch.tril(H - 0.5), torch.cat([X, X], dim=1), start=0.5)
+    H[:] = 0.5
+    assert torch.equal(around, torch.full_like(around, 0.5))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_number_of_threads_changes_no_bit(kind, dtype):
+    if kind is None:
+        pytest.skip("that is for the vendor to say")
+    X, sums, before = tokens(1100, 250, dtype=dtype), [], torch.get_num_threads()
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            sums.append(torch.zeros(250, 250))
+            hessian(X, sums[-1])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(each, sums[0]) for each in sums)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_long_sums_are_made_of_parts_so_that_no_square_is_too_small_for_its_sum(kind, dtype):
+    """Off by 0.9 to 2.6 times 2⁻²⁴ of the whole in the mean; by 20 times where one square is added after the other."""
+    if kind is None:
+        pytest.skip("that is for the vendor to say")
+    X, H = tokens(4096, 60, dtype=dtype), torch.zeros(60, 60)
+    hessian(X, H)
+    wanted = X.double().square().sum(dim=0)
+    assert (H.diagonal() / wanted - 1).square().mean().sqrt() < 4 * 2.0**-24
 
 
 @pytest.mark.parametrize("shape", [(90, 37), (2, 33, 65)])
