@@ -21,10 +21,12 @@ from saffron_api.candidate import CandidateSpec, command_line
 from saffron_dev.gemma import fetch_gemma
 from saffron_dev.paths import cache_folder
 from saffron_dev.prose import fetch_prose
+from saffron_quantizer.destination import OwnFolder
 from saffron_quantizer.inspect import processor
 from saffron_quantizer.models.stream import ModelStream
 from saffron_quantizer.progress import ignore
 from saffron_quantizer.quantize import quantize
+from saffron_quantizer.quantize_request import QuantizeRequest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SERVED = Path(__file__).resolve().parent / "engines" / "served.py"
@@ -118,17 +120,7 @@ def main() -> None:
 
 def made(original: Path, calibration: list[torch.Tensor], spec: CandidateSpec, out: Path) -> Path:
     """The folder of a new checkpoint."""
-    quantize(
-        model=original,
-        sequences=calibration if spec.needs_calibration else None,
-        spec=spec,
-        store=None,
-        out=out,
-        work=None,
-        model_digest=None,
-        data_digest=None,
-        progress=ignore,
-    )
+    quantize(QuantizeRequest(original, spec, calibration), OwnFolder(out), ignore)
     return out
 
 

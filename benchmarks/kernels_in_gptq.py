@@ -27,8 +27,10 @@ from saffron_kernels.gptq_block import gptq_block_reference
 from saffron_kernels.hessian import hessian_reference
 from saffron_kernels.quantize_pack import pack_reference, quantize_pack_reference
 from saffron_kernels.scale_search import scale_search_reference
+from saffron_quantizer.destination import OwnFolder
 from saffron_quantizer.progress import ignore
 from saffron_quantizer.quantize import quantize
+from saffron_quantizer.quantize_request import QuantizeRequest
 
 SPEC = CandidateSpec(method=Method.GPTQ, scheme=Scheme.W4A16)
 _QUANTIZER = "saffron_quantizer"
@@ -59,17 +61,8 @@ def run(sequences: list[Tensor], instead: Mapping[str, Callable[..., object]]) -
         for place, function in instead.items():
             stack.enter_context(mock.patch(place, function))
         begun = time.perf_counter()
-        quantize(
-            model=fetch_gemma(),
-            sequences=sequences,
-            spec=SPEC,
-            store=None,
-            out=Path(scratch, "out"),
-            work=None,
-            model_digest="0" * 64,
-            data_digest=None,
-            progress=ignore,
-        )
+        request = QuantizeRequest(fetch_gemma(), SPEC, sequences, model_digest="0" * 64)
+        quantize(request, OwnFolder(Path(scratch, "out")), ignore)
         return time.perf_counter() - begun
 
 

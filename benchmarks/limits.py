@@ -26,9 +26,11 @@ from saffron_api.candidate import CandidateSpec, Method, Scheme  # noqa: E402
 from saffron_dev.gemma import fetch_gemma  # noqa: E402
 from saffron_dev.prose import fetch_prose  # noqa: E402
 from saffron_quantizer.checkpoint.reader import CheckpointReader  # noqa: E402
+from saffron_quantizer.destination import OwnFolder  # noqa: E402
 from saffron_quantizer.plan import Plan, make_plan  # noqa: E402
 from saffron_quantizer.progress import ignore  # noqa: E402
 from saffron_quantizer.quantize import quantize  # noqa: E402
+from saffron_quantizer.quantize_request import QuantizeRequest  # noqa: E402
 
 IMPORTED = time.monotonic()
 SPEC = CandidateSpec(method=Method.GPTQ, scheme=Scheme.W4A16)
@@ -113,17 +115,7 @@ def run(model: Path, sequences: list[Tensor]) -> tuple[float, Callable[[str], fl
     with tempfile.TemporaryDirectory() as scratch:
         begun = time.monotonic()
         profile.enable()
-        quantize(
-            model=model,
-            sequences=sequences,
-            spec=SPEC,
-            store=None,
-            out=Path(scratch) / "out",
-            work=None,
-            model_digest=None,
-            data_digest=None,
-            progress=ignore,
-        )
+        quantize(QuantizeRequest(model, SPEC, sequences), OwnFolder(Path(scratch) / "out"), ignore)
         profile.disable()
         return time.monotonic() - begun, seconds_of(profile)
 

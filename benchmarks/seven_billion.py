@@ -24,9 +24,11 @@ import torch
 from saffron_api.candidate import CandidateSpec
 from saffron_quantizer.checkpoint.writer import shard_name, write_index, write_json, write_tensors
 from saffron_quantizer.cli.options import quantity_of_bytes
+from saffron_quantizer.destination import OwnFolder
 from saffron_quantizer.memory import peak_bytes
 from saffron_quantizer.progress import Progress
 from saffron_quantizer.quantize import quantize
+from saffron_quantizer.quantize_request import QuantizeRequest
 
 HIDDEN, INNER, HEADS, VOCABULARY = 4096, 11008, 32, 32000
 SEQUENCES, LENGTH = 16, 512
@@ -112,19 +114,8 @@ def run_one(method: str, model: Path, out: Path, activation_memory: int) -> None
         )
 
     profile = cProfile.Profile()
-    result = profile.runcall(
-        quantize,
-        model=model,
-        sequences=sequences,
-        spec=SPECS[method],
-        store=None,
-        out=out,
-        work=None,
-        model_digest="0" * 64,
-        data_digest=None,
-        progress=note,
-        activation_memory=activation_memory,
-    )
+    request = QuantizeRequest(model, SPECS[method], sequences, model_digest="0" * 64)
+    result = profile.runcall(quantize, request, OwnFolder(out), note, activation_memory=activation_memory)
     spent = {}
     for (file, _, name), (_, _, _, cumulative, _) in pstats.Stats(profile).stats.items():  # type: ignore[attr-defined]
         for part, (wanted_file, wanted_name) in PARTS.items():

@@ -8,8 +8,6 @@ Several processes may do it together: each runs its share of the sequences, sums
 writes.
 """
 
-import hashlib
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,18 +19,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saffron_api.candidate import CandidateSpec
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
 from saffron_api.keys import ARTEFACT_VERSION, digest
 from saffron_api.results import QuantizeResult
 from saffron_quantizer.atomic import private_folder
 from saffron_quantizer.checkpoint.identity import FolderGuard, content_files, digest_of, file_hash
-from saffron_quantizer.checkpoint.identity import model_digest as digest_folder
 from saffron_quantizer.checkpoint.manifest import read_manifest, write_manifest
 from saffron_quantizer.checkpoint.reader import CheckpointReader
 from saffron_quantizer.checkpoint.tensor_file import read_header
 from saffron_quantizer.checkpoint.writer import copy_companions, write_index, write_json
-from saffron_quantizer.data.sequences import sequences_digest
+from saffron_quantizer.destination import Destination
 from saffron_quantizer.escalate import Make, Selection, escalate, with_rounds
 from saffron_quantizer.memory import give_back_free_memory, peak_bytes
 from saffron_quantizer.models.activations import ActivationMemory
@@ -44,6 +40,7 @@ from saffron_quantizer.plan import Plan, make_plan
 from saffron_quantizer.preflight import activation_budget, needs, require_room
 from saffron_quantizer.progress import ProgressSink
 from saffron_quantizer.quantize_block import BlockNotes
+from saffron_quantizer.quantize_request import QuantizeRequest
 from saffron_quantizer.ranks import ALONE, Ranks
 from saffron_quantizer.reported import remember, reported
 from saffron_quantizer.shards import read_notes, write_shards
@@ -53,74 +50,48 @@ _log = logging.getLogger(__name__)
 
 @without_compiler()
 def quantize(
-    *,
-    model: Path,
-    sequences: Sequence[Tensor] | None,
-    spec: CandidateSpec,
-    store: Path | None,
-    out: Path | None,
-    work: Path | None,
-    model_digest: str | None,
-    data_digest: str | None,
+    request: QuantizeRequest,
+    destination: Destination,
     progress: ProgressSink,
-    selection: Selection | None = None,
+    *,
+    work: Path | None = None,
     activation_memory: int | None = None,
     ranks: Ranks = ALONE,
 ) -> QuantizeResult:
     """Make a checkpoint, or finish the one that a killed run began, or report the one that is there.
 
     Args:
-        model: folder of the original.
-        sequences: 1-D int64 token ids to calibrate on; None for methods that read no data.
-        spec: what to make.
-        store: folder of all checkpoints; this one becomes the folder in it that its digest names.
-        out: instead of `store`, the checkpoint's own folder: new, or our own unfinished one.
-        work: folder that remembers the result, so that a second run only reports it.
-        model_digest: of the model; computed when it is None.
-        data_digest: of the sequences; computed when it is None.
+        request: what to make, of what.
+        destination: where it goes.
         progress: is told of each finished block.
-        selection: what an escalated candidate is to keep, and on what; looked at by no other.
+        work: folder that remembers the result, so that a second run only reports it.
         activation_memory: bytes of activations that are kept in memory, those beyond it in a file; by default half of
             what is free. It changes the time and no bit of the result.
         ranks: the processes that work together. All of them see the same folders, and the first one writes.
 
     Raises:
         StageError: for everything that a user can put right.
-        ValueError: not exactly one of `store` and `out`, no sequences for a method that needs them, or no selection for
-            a candidate that is escalated.
     """
     begun = time.monotonic()
-    _require_inputs(spec, sequences, selection, (store, out), ranks)
+    _require_one_process(request, ranks)
     if work is not None and ranks.is_first:
         private_folder(work)
-    finished = _of_first(ranks, lambda: reported(store, work))
+    finished = _of_first(ranks, lambda: reported(destination, work))
     if finished is not None:
         return finished
-    reader = CheckpointReader(model)
-    run = _Run(
-        begun=begun,
-        reader=reader,
-        plan=make_plan(reader, spec),
-        guard=FolderGuard(model),
-        stream=ModelStream.open(model),
-        calibration=list(sequences or []) if spec.needs_calibration else [],
-        selection=selection,
-        ranks=ranks,
-    )
-    digests = (model_digest or digest_folder(model, hash_cache=None), data_digest)
-    request = _request(spec, run.calibration, selection, *digests)
-    fingerprint = {"request": request, "machine": _machine(run.stream, ranks)}
+    run = _Run.of(request, ranks, begun)
+    fingerprint = {"request": request.told(), "machine": _machine(run.stream, ranks)}
     ranks.require_same("inputs-or-machines", lambda: bytes.fromhex(digest(fingerprint)))
-    target = _partial_folder(store, fingerprint) if out is None else out
-    result = _of_first(ranks, lambda: _finished(target, request))
+    folder = destination.unfinished(fingerprint)
+    result = _of_first(ranks, lambda: _finished(folder, fingerprint))
     if result is None:
         give_back_free_memory()
-        memory = _open(run, target, fingerprint, work, activation_memory)
-        result = _make(run, target, fingerprint, memory, progress)
+        memory = _open(run, folder, fingerprint, work, activation_memory)
+        result = _make(run, folder, fingerprint, memory, progress)
     if ranks.is_first:
         if work is not None:
             remember(work, result)
-        publish(target, target if store is None else store / result.checkpoint_digest)
+        publish(folder, destination.finished(result.checkpoint_digest))
     return result
 
 
@@ -147,6 +118,20 @@ class _Run:
     calibration: Sequence[Tensor]
     selection: Selection | None
     ranks: Ranks
+
+    @classmethod
+    def of(cls, request: QuantizeRequest, ranks: Ranks, begun: float) -> "_Run":
+        reader = CheckpointReader(request.model)
+        return cls(
+            begun=begun,
+            reader=reader,
+            plan=make_plan(reader, request.spec),
+            guard=FolderGuard(request.model),
+            stream=ModelStream.open(request.model),
+            calibration=request.calibration,
+            selection=request.selection,
+            ranks=ranks,
+        )
 
 
 def _open(
@@ -193,20 +178,8 @@ def _make(
     return QuantizeResult.model_validate(run.ranks.from_first(lambda: _json(finish())))
 
 
-def _require_inputs(
-    spec: CandidateSpec,
-    sequences: Sequence[Tensor] | None,
-    selection: Selection | None,
-    places: tuple[Path | None, Path | None],
-    ranks: Ranks,
-) -> None:
-    if sum(place is None for place in places) != 1:
-        raise ValueError("exactly one of store and out must be given")
-    if spec.needs_calibration and not sequences:
-        raise ValueError("this candidate needs sequences to calibrate on")
-    if (spec.escalate is None) != (selection is None):
-        raise ValueError("a selection belongs to a candidate that is escalated, and to no other")
-    if selection is not None and ranks.size > 1:
+def _require_one_process(request: QuantizeRequest, ranks: Ranks) -> None:
+    if request.selection is not None and ranks.size > 1:
         failure = Failure(reason=FailureReason.SPEC_INVALID, subject="WORLD_SIZE")
         raise StageError(failure, detail="a candidate that is escalated is made by one process")
 
@@ -235,25 +208,6 @@ def _write_checkpoint(target: Path, run: _Run, make: Make, progress: ProgressSin
     return {"raised": escalated.raised, "rounds": escalated.rounds}
 
 
-def _request(
-    spec: CandidateSpec,
-    calibration: Sequence[Tensor],
-    selection: Selection | None,
-    model_digest: str,
-    data_digest: str | None,
-) -> dict[str, Any]:
-    """What was asked for: with the same request, a finished checkpoint is only reported."""
-    request = {
-        "candidate": spec.told,
-        "modelDigest": model_digest,
-        "dataDigest": (data_digest or _digest_of_sequences(calibration)) if calibration else None,
-    }
-    if selection is None:
-        return request
-    gates = selection.gates.model_dump(mode="json", by_alias=True, exclude_none=True)
-    return {**request, "selectionDigest": sequences_digest(selection.sequences), "gates": gates}
-
-
 def _told(fingerprint: Mapping[str, Any], result: QuantizeResult, notes: Sequence[BlockNotes]) -> dict[str, Any]:
     """What the manifest says besides its files."""
     return {
@@ -263,7 +217,7 @@ def _told(fingerprint: Mapping[str, Any], result: QuantizeResult, notes: Sequenc
     }
 
 
-def _finished(target: Path, request: Mapping[str, Any]) -> QuantizeResult | None:
+def _finished(target: Path, fingerprint: Mapping[str, Any]) -> QuantizeResult | None:
     """The result in a folder's manifest: the run before ended after it was written.
 
     Raises:
@@ -272,21 +226,11 @@ def _finished(target: Path, request: Mapping[str, Any]) -> QuantizeResult | None
     manifest = read_manifest(target)
     if manifest is None:
         return None
-    if manifest["fingerprint"]["request"] != request:
+    if manifest["fingerprint"]["request"] != fingerprint["request"]:
         _log.error("%s holds a checkpoint of other settings or inputs; choose another folder.", target)
         subject = subject_of(f"--out={target}")
         raise StageError(Failure(reason=FailureReason.SPEC_INVALID, subject=subject))
     return QuantizeResult.model_validate(manifest["result"])
-
-
-def _partial_folder(store: Path | None, fingerprint: Mapping[str, Any]) -> Path:
-    text = json.dumps(fingerprint, sort_keys=True)
-    return Path(store or "") / f".partial-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-
-
-def _digest_of_sequences(sequences: Sequence[Tensor]) -> str:
-    lines = [json.dumps(sequence.tolist()) for sequence in sequences]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _machine(stream: ModelStream, ranks: Ranks) -> dict[str, Any]:

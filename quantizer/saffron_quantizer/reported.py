@@ -5,6 +5,7 @@ from pathlib import Path
 from saffron_api.results import QuantizeResult
 from saffron_quantizer.atomic import PRIVATE_FILE, write_file
 from saffron_quantizer.checkpoint.manifest import read_manifest
+from saffron_quantizer.destination import Destination, Store
 
 _RESULT = "result.json"
 
@@ -14,9 +15,9 @@ def remember(work: Path, result: QuantizeResult) -> None:
     write_file(work / _RESULT, result.model_dump_json(by_alias=True).encode(), mode=PRIVATE_FILE)
 
 
-def reported(store: Path | None, work: Path | None) -> QuantizeResult | None:
-    """The result that an earlier run left, if its checkpoint stands in the folder of all checkpoints."""
-    if store is None or work is None or not (work / _RESULT).is_file():
+def reported(destination: Destination, work: Path | None) -> QuantizeResult | None:
+    """The result that an earlier run left, if its checkpoint stands in the store."""
+    if not isinstance(destination, Store) or work is None or not (work / _RESULT).is_file():
         return None
     result = QuantizeResult.model_validate_json((work / _RESULT).read_bytes())
-    return result if read_manifest(store / result.checkpoint_digest) is not None else None
+    return result if read_manifest(destination.finished(result.checkpoint_digest)) is not None else None

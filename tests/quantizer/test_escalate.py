@@ -58,10 +58,10 @@ def sabotaged(tiny_model, tmp_path_factory):
     return make
 
 
-def run(model, spec, out, gates, **places):
+def run(model, spec, out, gates):
     tokens = [torch.tensor(each.tokens) for each in conversations(8)]
     selection = Selection(conversations(), Gates.model_validate(gates))
-    return checkpoint_of(model, spec, out, tokens, selection=selection, **places)
+    return checkpoint_of(model, spec, out, tokens, selection=selection)
 
 
 def int4(method="RTN", most=0.9):

@@ -14,10 +14,12 @@ from saffron_api.candidate import CandidateSpec
 from saffron_api.failures import FailureReason, StageError
 from saffron_quantizer.checkpoint.identity import model_digest
 from saffron_quantizer.checkpoint.manifest import read_manifest
+from saffron_quantizer.destination import OwnFolder, Store
 from saffron_quantizer.inspect import inspect_model
 from saffron_quantizer.models.stream import ModelStream
 from saffron_quantizer.partial import open_partial
 from saffron_quantizer.progress import Progress
+from saffron_quantizer.quantize_request import QuantizeRequest
 
 GPTQ = CandidateSpec(method="GPTQ", scheme="W4A16", group_size=32)
 SPECS = {
@@ -39,10 +41,6 @@ SPECS = {
 }
 
 
-def run(model, spec, **places):
-    return checkpoint_of(model, spec, **{"out": None, **places})
-
-
 def content(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name != "manifest.json"}
 
@@ -51,7 +49,7 @@ def content(folder):
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_the_predicted_bytes_are_the_written_ones(tiny_model, tmp_path, spec, tied):
     model = tiny_model("Qwen2", tie_word_embeddings=tied, dtype=torch.bfloat16)
-    result = run(model, spec, out=tmp_path / "out")
+    result = checkpoint_of(model, spec, tmp_path / "out")
     written = {}
     for shard in (tmp_path / "out").glob("*.safetensors"):
         written |= load_file(shard)
@@ -63,7 +61,7 @@ def test_the_predicted_bytes_are_the_written_ones(tiny_model, tmp_path, spec, ti
 
 def test_a_checkpoint_has_its_files_digest_and_figures(tiny_model, tmp_path):
     told = []
-    result = run(tiny_model("Llama", dtype=torch.bfloat16), GPTQ, out=tmp_path / "out", progress=told.append)
+    result = checkpoint_of(tiny_model("Llama", dtype=torch.bfloat16), GPTQ, tmp_path / "out", progress=told.append)
     out = tmp_path / "out"
     assert sorted(path.name for path in out.iterdir()) == [
         "config.json",
@@ -93,7 +91,7 @@ def test_a_checkpoint_has_its_files_digest_and_figures(tiny_model, tmp_path):
     ],
 )
 def test_the_manifest_tells_what_was_learnt_of_each_linear(tiny_model, tmp_path, name, told):
-    run(tiny_model("Llama", dtype=torch.bfloat16), SPECS[name], out=tmp_path / "out")
+    checkpoint_of(tiny_model("Llama", dtype=torch.bfloat16), SPECS[name], tmp_path / "out")
     for layer in read_manifest(tmp_path / "out")["layers"]:
         linears = {linear.pop("name"): linear for linear in layer["linears"]}
         assert sorted(linears) == [
@@ -115,24 +113,24 @@ def test_the_manifest_tells_what_was_learnt_of_each_linear(tiny_model, tmp_path,
 def test_a_store_names_the_checkpoint_by_its_digest_and_keeps_no_partial_work(tiny_model, tmp_path):
     work = tmp_path / "work"
     work.mkdir()
-    result = run(tiny_model(), GPTQ, store=tmp_path / "store", work=work)
+    result = checkpoint_of(tiny_model(), GPTQ, Store(tmp_path / "store"), work=work)
     assert [path.name for path in (tmp_path / "store").iterdir()] == [result.checkpoint_digest]
     begun = time.monotonic()
-    assert run(tiny_model(), GPTQ, store=tmp_path / "store", work=work) == result
+    assert checkpoint_of(tiny_model(), GPTQ, Store(tmp_path / "store"), work=work) == result
     assert time.monotonic() - begun < 1  # reported, not made again
     shutil.rmtree(work)
     work.mkdir()
-    again = run(tiny_model(), GPTQ, store=tmp_path / "store", work=work)
+    again = checkpoint_of(tiny_model(), GPTQ, Store(tmp_path / "store"), work=work)
     assert again.checkpoint_digest == result.checkpoint_digest
     assert [path.name for path in (tmp_path / "store").iterdir()] == [result.checkpoint_digest]
 
 
 def test_a_finished_folder_is_reported_and_another_request_for_it_refused(tiny_model, tmp_path):
-    result = run(tiny_model(), GPTQ, out=tmp_path / "out")
+    result = checkpoint_of(tiny_model(), GPTQ, tmp_path / "out")
     before = content(tmp_path / "out")
-    assert run(tiny_model(), GPTQ, out=tmp_path / "out") == result
+    assert checkpoint_of(tiny_model(), GPTQ, tmp_path / "out") == result
     with pytest.raises(StageError) as caught:
-        run(tiny_model(), SPECS["RTN to W8A8"], out=tmp_path / "out")
+        checkpoint_of(tiny_model(), SPECS["RTN to W8A8"], tmp_path / "out")
     assert caught.value.failure.reason is FailureReason.SPEC_INVALID
     assert content(tmp_path / "out") == before
 
@@ -140,14 +138,14 @@ def test_a_finished_folder_is_reported_and_another_request_for_it_refused(tiny_m
 def test_a_folder_with_anybodys_files_is_refused(tiny_model, tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(StageError) as caught:
-        run(tiny_model(), GPTQ, out=tmp_path)
+        checkpoint_of(tiny_model(), GPTQ, tmp_path)
     assert caught.value.failure.reason is FailureReason.SPEC_INVALID
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
 def test_columns_that_the_group_does_not_divide_are_refused_before_any_work(tiny_model, tmp_path):
     with pytest.raises(StageError) as caught:
-        run(tiny_model(), CandidateSpec(method="RTN", scheme="W4A16"), out=tmp_path / "out")
+        checkpoint_of(tiny_model(), CandidateSpec(method="RTN", scheme="W4A16"), tmp_path / "out")
     failure = caught.value.failure
     assert (failure.reason, failure.have, failure.need) == (FailureReason.SHAPE_UNSUPPORTED, 64, 128)
     assert failure.subject == "model.layers.0.self_attn.q_proj.weight"
@@ -162,7 +160,7 @@ def test_a_model_with_nan_leaves_nothing_that_looks_whole(tiny_model, tmp_path, 
     tensors["model.layers.1.mlp.down_proj.weight"][0, 0] = float("nan")
     save_file(tensors, path)
     with pytest.raises(StageError) as caught:
-        run(tmp_path / "model", spec, out=tmp_path / "out")
+        checkpoint_of(tmp_path / "model", spec, tmp_path / "out")
     assert caught.value.failure.reason is FailureReason.MODEL_NOT_FINITE
     assert caught.value.failure.subject == "model.layers.1.mlp.down_proj.weight"
     assert not (tmp_path / "out" / "manifest.json").exists()
@@ -175,7 +173,7 @@ def test_a_folder_with_a_hole_never_becomes_a_checkpoint_with_one(tiny_model, tm
     path = tmp_path / "model" / "model.safetensors"
     save_file({name: tensor for name, tensor in load_file(path).items() if name != hole}, path)
     for work in (
-        lambda: run(tmp_path / "model", SPECS["RTN to W8A8"], out=tmp_path / "out"),
+        lambda: checkpoint_of(tmp_path / "model", SPECS["RTN to W8A8"], tmp_path / "out"),
         lambda: inspect_model(tmp_path / "model", [], hash_cache=None),
     ):
         with pytest.raises(StageError) as caught:
@@ -185,9 +183,9 @@ def test_a_folder_with_a_hole_never_becomes_a_checkpoint_with_one(tiny_model, tm
 
 
 def test_a_quantized_model_is_not_quantized_again(tiny_model, tmp_path):
-    run(tiny_model(), GPTQ, out=tmp_path / "once")
+    checkpoint_of(tiny_model(), GPTQ, tmp_path / "once")
     with pytest.raises(StageError) as caught:
-        run(tmp_path / "once", GPTQ, out=tmp_path / "twice")
+        checkpoint_of(tmp_path / "once", GPTQ, tmp_path / "twice")
     assert caught.value.failure.reason is FailureReason.ARCHITECTURE_UNSUPPORTED
 
 
@@ -223,7 +221,7 @@ def test_gptq_is_nearer_to_the_original_than_rtn(tiny_model, tmp_path):
     errors = []
     for method in ("GPTQ", "RTN"):
         spec = CandidateSpec(method=method, scheme="W4A16", group_size=32)
-        run(model, spec, out=tmp_path / method)
+        checkpoint_of(model, spec, tmp_path / method)
         changed = ModelStream.open(tmp_path / method).final_hidden(sequences())
         errors.append(sum((a - b).square().sum().item() for a, b in zip(original, changed, strict=True)))
     assert errors[0] < errors[1]
@@ -234,13 +232,13 @@ def test_activations_in_a_file_change_no_bit(tiny_model, tmp_path, architecture)
     model = tiny_model(architecture)
     # None fits, some fit, all fit.
     for name, budget in (("none", 0), ("some", 100_000), ("all", 1 << 30)):
-        run(model, GPTQ, out=tmp_path / name, activation_memory=budget)
+        checkpoint_of(model, GPTQ, tmp_path / name, activation_memory=budget)
     assert content(tmp_path / "none") == content(tmp_path / "some") == content(tmp_path / "all")
 
 
 def test_a_volume_without_room_is_refused_before_any_work(tiny_model, small_volume):
     with pytest.raises(StageError) as caught:
-        run(tiny_model(), SPECS["RTN to W8A8"], store=small_volume / "store")
+        checkpoint_of(tiny_model(), SPECS["RTN to W8A8"], Store(small_volume / "store"))
     failure = caught.value.failure
     assert (failure.reason, failure.subject) == (FailureReason.STORAGE_FULL, str(small_volume / "store"))
     assert failure.need is not None
@@ -270,3 +268,29 @@ def test_a_candidate_whose_groups_do_not_divide_the_model_keeps_no_other_from_be
     assert (first.failure.reason, first.failure.have, first.failure.need) == (FailureReason.SHAPE_UNSUPPORTED, 64, 128)
     assert second.failure is None
     assert second.bytes is not None
+
+
+def test_a_method_that_reads_data_is_not_asked_for_without_any(tmp_path):
+    with pytest.raises(ValueError, match="this candidate needs sequences to calibrate on"):
+        QuantizeRequest(tmp_path, GPTQ, None)
+
+
+def test_what_a_method_reads_no_data_of_is_no_part_of_its_request(tmp_path):
+    with_data, without = (
+        QuantizeRequest(tmp_path, SPECS["RTN to W8A8"], data, model_digest="a" * 64) for data in (sequences(), None)
+    )
+    assert with_data.told() == without.told()
+    assert without.told() == {
+        "candidate": SPECS["RTN to W8A8"].told,
+        "modelDigest": "a" * 64,
+        "dataDigest": None,
+    }
+
+
+def test_unfinished_work_in_a_store_has_a_folder_for_each_fingerprint(tmp_path):
+    store = Store(tmp_path)
+    one, same, other = (store.unfinished(each) for each in ({"a": 1, "b": 2}, {"b": 2, "a": 1}, {"a": 2}))
+    assert one == same != other
+    assert one.parent == other.parent == tmp_path
+    assert store.finished("c" * 64) == tmp_path / ("c" * 64)
+    assert OwnFolder(tmp_path).unfinished({"a": 1}) == OwnFolder(tmp_path).finished("c" * 64) == tmp_path

@@ -24,6 +24,7 @@ from saffron_quantizer.cli.outcome import run_stage
 from saffron_quantizer.cli.progress import duration, shown_progress
 from saffron_quantizer.cli.subcommand import add_command
 from saffron_quantizer.cli.text import Outcome, rows
+from saffron_quantizer.destination import Destination, OwnFolder, Store
 from saffron_quantizer.readable import size
 
 if TYPE_CHECKING:
@@ -125,30 +126,33 @@ def _work(arguments: argparse.Namespace) -> Outcome:
     keep_memory_small()
     if arguments.work is not None:
         private_folder(arguments.work)
+    destination = OwnFolder(arguments.out) if arguments.store is None else Store(arguments.store)
     # Before the processes meet: one that starts again after the first has ended would wait for nobody.
-    result = reported(arguments.store, arguments.work) or _made(arguments, spec)
+    result = reported(destination, arguments.work) or _made(arguments, spec, destination)
     return Outcome(result, _text(result))
 
 
-def _made(arguments: argparse.Namespace, spec: CandidateSpec) -> QuantizeResult:
+def _made(arguments: argparse.Namespace, spec: CandidateSpec, destination: Destination) -> QuantizeResult:
     with unchanged(arguments.model, arguments) as digest, shown_progress(sys.stderr) as progress:
         # Torch takes seconds.
         from saffron_quantizer.progress import ignore  # noqa: PLC0415
         from saffron_quantizer.quantize import quantize  # noqa: PLC0415
+        from saffron_quantizer.quantize_request import QuantizeRequest  # noqa: PLC0415
         from saffron_quantizer.ranks import joined  # noqa: PLC0415
 
         with joined(os.environ, arguments.work) as ranks:
-            return quantize(
+            request = QuantizeRequest(
                 model=arguments.model,
-                sequences=_calibration(arguments) if spec.needs_calibration else None,
                 spec=spec,
-                store=arguments.store,
-                out=arguments.out,
-                work=arguments.work,
-                model_digest=digest(),
-                data_digest=None,
+                sequences=_calibration(arguments) if spec.needs_calibration else None,
                 selection=_selection(arguments) if spec.escalate is not None else None,
-                progress=progress if ranks.is_first else ignore,
+                model_digest=digest(),
+            )
+            return quantize(
+                request,
+                destination,
+                progress if ranks.is_first else ignore,
+                work=arguments.work,
                 activation_memory=arguments.activation_memory,
                 ranks=ranks,
             )

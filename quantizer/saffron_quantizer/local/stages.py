@@ -17,6 +17,7 @@ from saffron_quantizer.atomic import PRIVATE_FILE, private_folder, write_file
 from saffron_quantizer.checkpoint.identity import FolderGuard
 from saffron_quantizer.data.sample import SampleRequest, sample
 from saffron_quantizer.data.sequences import TokenSequence, load_sequences
+from saffron_quantizer.destination import Store
 from saffron_quantizer.escalate import Selection
 from saffron_quantizer.evaluation.baseline import BaselineRequest, baseline
 from saffron_quantizer.evaluation.evaluate import EvaluateRequest, evaluate
@@ -25,6 +26,7 @@ from saffron_quantizer.inspect import Calibration, inspect_model
 from saffron_quantizer.local.order import Order
 from saffron_quantizer.progress import ProgressSink
 from saffron_quantizer.quantize import quantize
+from saffron_quantizer.quantize_request import QuantizeRequest
 from saffron_quantizer.report import finished_report, to_json
 
 
@@ -72,18 +74,15 @@ def _quantize(order: Order, progress: ProgressSink) -> QuantizeResult:
         raise ValueError("there is no candidate to quantize")
     path = order.places.samples(order.sample_key) / "calibration.jsonl"
     sequences = load_sequences(path, order.places.model, max_tokens=order.spec.data.max_tokens)
-    return quantize(
+    request = QuantizeRequest(
         model=order.places.model,
-        sequences=[torch.tensor(sequence.tokens, dtype=torch.int64) for sequence in sequences],
         spec=order.candidate.recipe,
-        store=order.places.checkpoints,
-        out=None,
-        work=order.places.quantize(order.quantize_key),
-        model_digest=order.model_digest,
-        data_digest=None,
-        progress=progress,
+        sequences=[torch.tensor(sequence.tokens, dtype=torch.int64) for sequence in sequences],
         selection=None if order.candidate.escalate is None else Selection(_set(order, "selection"), order.spec.gates),
+        model_digest=order.model_digest,
     )
+    work = order.places.quantize(order.quantize_key)
+    return quantize(request, Store(order.places.checkpoints), progress, work=work)
 
 
 def _evaluate(order: Order, progress: ProgressSink) -> EvaluateResult:

@@ -10,8 +10,11 @@ from torch import Tensor
 
 from saffron_api.candidate import CandidateSpec
 from saffron_api.results import QuantizeResult
-from saffron_quantizer.progress import ignore
+from saffron_quantizer.destination import Destination, OwnFolder
+from saffron_quantizer.escalate import Selection
+from saffron_quantizer.progress import ProgressSink, ignore
 from saffron_quantizer.quantize import quantize
+from saffron_quantizer.quantize_request import QuantizeRequest
 
 
 def sequences(count: int = 6, length: int = 24) -> list[Tensor]:
@@ -21,18 +24,18 @@ def sequences(count: int = 6, length: int = 24) -> list[Tensor]:
 
 
 def checkpoint_of(
-    model: Path, spec: CandidateSpec, out: Path | None, tokens: Sequence[Tensor] | None = None, **changes: Any
+    model: Path,
+    spec: CandidateSpec,
+    out: Path | Destination,
+    tokens: Sequence[Tensor] | None = None,
+    *,
+    selection: Selection | None = None,
+    progress: ProgressSink = ignore,
+    **settings: Any,
 ) -> QuantizeResult:
-    """Quantize a model into a folder, on `sequences()` by default; `changes` are other arguments of `quantize`."""
-    usual = {"store": None, "work": None, "model_digest": None, "data_digest": None, "progress": ignore}
-    calibration = sequences() if tokens is None else tokens
-    return quantize(
-        model=model,
-        sequences=calibration if spec.needs_calibration else None,
-        spec=spec,
-        out=out,
-        **{**usual, **changes},
-    )
+    """Quantize a model into a folder, on `sequences()` by default; `settings` are others of `quantize`."""
+    request = QuantizeRequest(model, spec, sequences() if tokens is None else tokens, selection)
+    return quantize(request, OwnFolder(out) if isinstance(out, Path) else out, progress, **settings)
 
 
 def tensors_of(folder: Path) -> dict[str, Tensor]:
