@@ -62,6 +62,7 @@ class FailureReason(StrEnum):
     ARCHITECTURE_UNSUPPORTED = "ArchitectureUnsupported"
     SHAPE_UNSUPPORTED = "ShapeUnsupported"
     ROWS_UNSUPPORTED = "RowsUnsupported"
+    CARDS_UNSUPPORTED = "CardsUnsupported"
     NUMERICALLY_UNSTABLE = "NumericallyUnstable"
     RANGE_EMPTY = "RangeEmpty"
     SMOOTHING_INEXACT = "SmoothingInexact"
@@ -179,6 +180,11 @@ FAILURES: dict[FailureReason, _Entry] = {
     FailureReason.ROWS_UNSUPPORTED: _Entry(
         ExitCode.UNSUPPORTED,
         "{subject} has {have} output rows, which {need} does not divide; choose format CompressedTensors.",
+    ),
+    FailureReason.CARDS_UNSUPPORTED: _Entry(
+        ExitCode.UNSUPPORTED,
+        "{need} cards can't serve the candidate together: at most {have} can share its linears in whole groups and "
+        "heads; choose a smaller group size, another scheme or fewer cards.",
     ),
     FailureReason.NUMERICALLY_UNSTABLE: _Entry(
         ExitCode.UNSUPPORTED,

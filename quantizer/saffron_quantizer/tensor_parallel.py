@@ -5,15 +5,19 @@ write back into the residual stream each has some input columns, and there the p
 words, as vLLM's `verify_group_size_divides_partition` asks.
 """
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from saffron_api.failures import Failure, FailureReason, StageError
 from saffron_api.prediction import TENSOR_PARALLEL_SIZES
 from saffron_quantizer.checkpoint.reader import CheckpointReader
 from saffron_quantizer.models.architectures import Architecture
 from saffron_quantizer.plan import Plan
 from saffron_quantizer.precision import Activations, Precision
+
+_log = logging.getLogger(__name__)
 
 _WORD = 32
 """Bits; where only weights are rounded their codes are packed in words of so many."""
@@ -74,6 +78,21 @@ def tensor_parallel(reader: CheckpointReader, plan: Plan) -> int | None:
     if plan.architecture.inferred or heads is None:
         return None
     return largest_size(heads, _linears(reader, plan, heads))
+
+
+def require_cards(reader: CheckpointReader, plan: Plan, cards: int) -> None:
+    """Refuse a planned checkpoint that so many cards, one of `TENSOR_PARALLEL_SIZES`, can't serve together.
+
+    Where that is not known, it is said so.
+
+    Raises:
+        StageError: `CARDS_UNSUPPORTED`.
+    """
+    most = tensor_parallel(reader, plan)
+    if most is None:
+        _log.warning("It is not known of this architecture how many cards can share it.")
+    elif most < cards:
+        raise StageError(Failure(reason=FailureReason.CARDS_UNSUPPORTED, have=most, need=cards))
 
 
 def heads_of(config: Mapping[str, Any]) -> Heads | None:

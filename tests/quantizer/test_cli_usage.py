@@ -59,6 +59,10 @@ REFUSED = {
         [*QUANTIZE, "--activation-memory", "lots"],
         "argument --activation-memory: 'lots' is not a number of bytes such as 500M or 2Gi",
     ),
+    "cards that are not judged": (
+        [*QUANTIZE, "--tensor-parallel", "3"],
+        "argument --tensor-parallel: invalid choice: 3 (choose from 1, 2, 4, 8)",
+    ),
     "an unknown kind of redaction": (
         ["sample", "--redact", "name"],
         "argument --redact: 'name' is not one of email, phone, card, ip",

@@ -3,10 +3,20 @@
 import pytest
 
 from saffron_api.candidate import CandidateSpec
+from saffron_api.failures import ExitCode
 from saffron_quantizer.checkpoint.reader import CheckpointReader
+from saffron_quantizer.cli.main import main
 from saffron_quantizer.models.architectures import ARCHITECTURES
 from saffron_quantizer.plan import make_plan
-from saffron_quantizer.tensor_parallel import Divided, Heads, heads_of, largest_size, tensor_parallel, writes_back
+from saffron_quantizer.tensor_parallel import (
+    Divided,
+    Heads,
+    heads_of,
+    largest_size,
+    require_cards,
+    tensor_parallel,
+    writes_back,
+)
 
 MANY = Heads(64, 8)
 SIZES = {
@@ -84,3 +94,30 @@ def test_every_kind_of_architecture_is_known(tiny_model, name):
     }
     assert found["W4A16"] <= found["W8A8"]
     assert found["W8A8"] == 4
+
+
+def quantize(model, out, cards):
+    what = ("--method", "rtn", "--scheme", "w4a16", "--group-size", "32", "--tensor-parallel", str(cards))
+    with pytest.raises(SystemExit) as caught:
+        main(["quantize", "--model", str(model), *what, "--out", str(out)])
+    return caught.value.code
+
+
+def test_a_checkpoint_that_so_many_cards_cannot_share_is_refused_before_any_work(
+    tiny_model, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("saffron_quantizer.cli.main.end_at_sigterm", lambda: None)
+    assert quantize(tiny_model("Llama"), tmp_path / "out", 4) == ExitCode.UNSUPPORTED
+    assert capsys.readouterr().err.splitlines() == [
+        "error: 4 cards can't serve the candidate together: at most 2 can share its linears in whole groups and heads.",
+        "  what to do: choose a smaller group size, another scheme or fewer cards.",
+    ]
+    assert not (tmp_path / "out").exists()
+    assert quantize(tiny_model("Llama"), tmp_path / "out", 2) == ExitCode.DONE
+
+
+def test_where_nothing_is_known_of_cards_it_is_said_so(tiny_model, caplog, monkeypatch):
+    monkeypatch.setattr("saffron_quantizer.tensor_parallel.heads_of", lambda _config: None)
+    reader = CheckpointReader(tiny_model("Llama"))
+    require_cards(reader, make_plan(reader, CandidateSpec(method="RTN", scheme="W8A8")), 8)
+    assert caplog.messages == ["It is not known of this architecture how many cards can share it."]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saffron_api.candidate import CandidateSpec, command_line
+from saffron_api.prediction import TENSOR_PARALLEL_SIZES
 from saffron_api.results import QuantizeResult, Stage
 from saffron_quantizer.cli.candidate import add_candidate, candidate_of
 from saffron_quantizer.cli.options import (
@@ -85,6 +86,14 @@ def add_to(commands: "Commands") -> None:
         "folder, instead of in memory; it changes the time and no bit of the checkpoint (default: half of the memory "
         "that is free and that the weights do not need)",
     )
+    parser.add_argument(
+        "--tensor-parallel",
+        type=int,
+        choices=TENSOR_PARALLEL_SIZES,
+        metavar="N",
+        help="GPUs that are to serve the checkpoint together, 1, 2, 4 or 8, as vLLM's --tensor-parallel-size; one that "
+        "so many can't share is refused before any work (default: not asked)",
+    )
     add_output(parser)
 
 
@@ -124,12 +133,24 @@ def _work(arguments: argparse.Namespace) -> Outcome:
     from saffron_quantizer.reported import reported  # noqa: PLC0415
 
     keep_memory_small()
+    if arguments.tensor_parallel is not None:
+        _require_cards(arguments.model, spec, arguments.tensor_parallel)
     if arguments.work is not None:
         private_folder(arguments.work)
     destination = OwnFolder(arguments.out) if arguments.store is None else Store(arguments.store)
     # Before the processes meet: one that starts again after the first has ended would wait for nobody.
     result = reported(destination, arguments.work) or _made(arguments, spec, destination)
     return Outcome(result, _text(result))
+
+
+def _require_cards(model: Path, spec: CandidateSpec, cards: int) -> None:
+    """Refuse what so many can't share, also if it was made by an earlier run that was not asked for it."""
+    from saffron_quantizer.checkpoint.reader import CheckpointReader  # noqa: PLC0415
+    from saffron_quantizer.plan import make_plan  # noqa: PLC0415
+    from saffron_quantizer.tensor_parallel import require_cards  # noqa: PLC0415
+
+    reader = CheckpointReader(model)
+    require_cards(reader, make_plan(reader, spec), cards)
 
 
 def _made(arguments: argparse.Namespace, spec: CandidateSpec, destination: Destination) -> QuantizeResult:
