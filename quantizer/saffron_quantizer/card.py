@@ -6,7 +6,7 @@ import yaml
 
 from saffron_api.gates import EXACT_FIGURES, MIN_UNITS
 from saffron_quantizer.readable import plain, rough, size
-from saffron_quantizer.report import FIGURE_TITLES, LIMITS, GateRow, Report, recipe
+from saffron_quantizer.report import FIGURE_TITLES, LIMITS, GateRow, Report, recipe, served_together
 
 
 def model_card(report: Report, others: Sequence[Report], *, title: str, base_model: str | None) -> str:
@@ -64,6 +64,7 @@ def _making(report: Report) -> str:
         ("linears quantized", str(sum(layer.modules for layer in report.layers))),
         ("largest damping of a Hessian", plain(max(dampings, default=0.0))),
         ("dead input columns", str(sum(layer.dead_columns for layer in report.layers))),
+        ("GPUs that can serve it together", served_together(report)),
         ("checkpoint", f"`{report.digest}`"),
         ("original", f"`{report.fingerprint.settings.model_digest}`"),
     ]

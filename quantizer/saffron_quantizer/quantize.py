@@ -44,6 +44,7 @@ from saffron_quantizer.quantize_request import QuantizeRequest
 from saffron_quantizer.ranks import ALONE, Ranks
 from saffron_quantizer.reported import remember, reported
 from saffron_quantizer.shards import read_notes, write_shards
+from saffron_quantizer.tensor_parallel import tensor_parallel
 
 _log = logging.getLogger(__name__)
 
@@ -165,14 +166,14 @@ def _make(
         if run.ranks.is_first:
             write_rest(folder, run.reader, plan)
 
-    raised = _write_checkpoint(target, run, make, progress)
+    followed = _write_checkpoint(target, run, make, progress)
 
     def finish() -> QuantizeResult:
         notes = read_notes(target, run.plan)
         files, sizes = _content(target)
         run.guard.check()
         made = _result(digest_of(files), sizes, notes, seconds=time.monotonic() - run.begun)
-        write_manifest(target, {**_told(fingerprint, made, notes), **raised}, mode=0o644)
+        write_manifest(target, {**_told(fingerprint, made, notes), **followed}, mode=0o644)
         return made
 
     return QuantizeResult.model_validate(run.ranks.from_first(lambda: _json(finish())))
@@ -200,12 +201,13 @@ def _json(result: QuantizeResult) -> dict[str, Any]:
 
 
 def _write_checkpoint(target: Path, run: _Run, make: Make, progress: ProgressSink) -> Mapping[str, Any]:
-    """Write all files but the manifest, and return what that one says of what was raised."""
+    """Write all files but the manifest, and return what that one says of the plan that was followed."""
     if run.selection is None:
         make(target, run.plan, progress)
-        return {}
+        return {"tensorParallel": tensor_parallel(run.reader, run.plan)}
     escalated = escalate(target, run.reader, run.plan, run.selection, make, progress=progress)
-    return {"raised": escalated.raised, "rounds": escalated.rounds}
+    cards = tensor_parallel(run.reader, escalated.plan)
+    return {"tensorParallel": cards, "raised": escalated.raised, "rounds": escalated.rounds}
 
 
 def _told(fingerprint: Mapping[str, Any], result: QuantizeResult, notes: Sequence[BlockNotes]) -> dict[str, Any]:

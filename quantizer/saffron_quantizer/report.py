@@ -180,6 +180,10 @@ class Report(ApiModel):
     perplexity_original: float
     perplexity_candidate: float
     scored_tokens: int
+    tensor_parallel: int | None = Field(
+        default=None,
+        description="The largest of 1, 2, 4 and 8 GPUs that vLLM can serve it on together; None where it is not known.",
+    )
     layers: list[LayerRow]
     raised: list[RaisedRow] = Field(default_factory=list, description="In the order in which they were raised.")
     rounds: list[RoundRow] = Field(default_factory=list, description="None where the candidate asks for no raising.")
@@ -223,6 +227,12 @@ class Report(ApiModel):
             scored_tokens=self.scored_tokens,
             confidence=self.level,
         )
+
+
+def served_together(report: Report) -> str:
+    """On how many GPUs vLLM can serve a candidate, in a word or two."""
+    cards = report.tensor_parallel
+    return "not known" if cards is None else "one" if cards == 1 else f"up to {cards}"
 
 
 def recipe(spec: CandidateSpec) -> str:

@@ -42,6 +42,7 @@ def test_without_a_name_only_the_originals_digest_is_told(report):
 
 def test_the_whole_card(report, make_report):
     other = judged(make_report(Method.RTN, Scheme.W8A8, size=600, loss=0.01, name="int8"), GATES)
+    report = report.model_copy(update={"tensor_parallel": 4})
     card = model_card(report, [other], title="Gemma, smaller", base_model="google/gemma-3-270m")
     body = card.split("---\n", 2)[2]
     assert body == WHOLE
@@ -60,6 +61,7 @@ WHOLE = """
 | linears quantized | 12 |
 | largest damping of a Hessian | 0.02 |
 | dead input columns | 2 |
+| GPUs that can serve it together | up to 4 |
 | checkpoint | `0000000000000000000000000000000000000000000000000000000000000190` |
 | original | `aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa` |
 

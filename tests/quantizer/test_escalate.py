@@ -90,6 +90,7 @@ def test_exactly_the_sabotaged_linear_is_raised(sabotaged, tmp_path, case):
     result = run(sabotaged(outlier), spec, tmp_path / "out", {"klDivergence": {"max": limit}})
     manifest = read_manifest(tmp_path / "out")
     (raised,) = manifest["raised"]
+    assert manifest["tensorParallel"] == {"W4A16": 2, "W8A8": 4}[before]
     assert (raised["unit"], raised["from"], raised["to"]) == (SABOTAGED, before, after)
     assert [(each["raises"], each["holds"]) for each in manifest["rounds"]] == [(0, False), (1, True)]
     assert manifest["rounds"][1]["bytes"] == manifest["rounds"][0]["bytes"] + raised["bytes"] == result.bytes

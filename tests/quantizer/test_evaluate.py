@@ -109,7 +109,9 @@ def test_the_size_is_that_of_the_tensors_and_exact(request_):
     size = report.gates[3]
     ratio = report.bytes / report.original_bytes
     assert (size.value, size.lower, size.upper) == (ratio, ratio, ratio)
-    assert report.bytes == json.loads((request_.candidate / "manifest.json").read_text())["result"]["bytes"]
+    manifest = json.loads((request_.candidate / "manifest.json").read_text())
+    assert report.bytes == manifest["result"]["bytes"]
+    assert report.tensor_parallel == manifest["tensorParallel"] == 2
 
 
 def test_the_report_tells_what_each_block_took(request_):

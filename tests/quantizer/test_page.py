@@ -86,6 +86,15 @@ def test_it_says_what_the_reports_say(reports):
         assert words in text
 
 
+CARDS = {"many": (8, "up to 8"), "one": (1, "one"), "what nobody knows": (None, "not known")}
+
+
+@pytest.mark.parametrize(("cards", "words"), CARDS.values(), ids=CARDS)
+def test_it_says_how_many_gpus_can_serve_a_candidate_together(cards, words, make_report):
+    text = Tree(shown([make_report(name="gptq-int4", tensor_parallel=cards)])).text
+    assert f"1 gptq-int4 GPTQ W4A16 g128 400.0 MB {words} 1.1 [1.08, 1.13]" in text
+
+
 def test_the_rule_decides_what_is_pointed_out(reports):
     assert "Selected: int8" in Tree(shown(reports, selection=Selection.BEST_QUALITY)).text
 

@@ -111,6 +111,7 @@ def evaluate(request: EvaluateRequest, finished: Report | None, progress: Progre
         perplexity_original=perplexity(sums.nll_original, sums.tokens),
         perplexity_candidate=perplexity(sums.nll_candidate, sums.tokens),
         scored_tokens=int(sums.tokens.sum()),
+        tensor_parallel=manifest.get("tensorParallel"),
         layers=[LayerRow.model_validate(layer) for layer in manifest["layers"]],
         raised=[RaisedRow.model_validate(raised) for raised in manifest.get("raised", ())],
         rounds=[RoundRow.model_validate(made) for made in manifest.get("rounds", ())],

@@ -7,7 +7,7 @@ from saffron_api.results import FigureName
 from saffron_quantizer.page.markup import Markup, element
 from saffron_quantizer.page.table import Row, section, table, verdict
 from saffron_quantizer.readable import plain, size
-from saffron_quantizer.report import FIGURE_TITLES, GateRow, Report, recipe
+from saffron_quantizer.report import FIGURE_TITLES, GateRow, Report, recipe, served_together
 
 NOT_MEASURED = "not measured"
 
@@ -65,7 +65,7 @@ def _tiles(chosen: Report) -> Markup:
 
 
 def _table(reports: Sequence[Report], chosen: Report | None) -> Markup:
-    columns = ["candidate", "bytes", *(FIGURE_TITLES[name] for name in FigureName), "verdict"]
+    columns = ["candidate", "bytes", "GPUs together", *(FIGURE_TITLES[name] for name in FigureName), "verdict"]
     rows = []
     for number, report in enumerate(reports, start=1):
         found = rows_by_name(report)
@@ -74,7 +74,7 @@ def _table(reports: Sequence[Report], chosen: Report | None) -> Markup:
             Row(
                 title=f"{number} {report.label}",
                 about=recipe(report.candidate) if report.name else "",
-                cells=[size(report.bytes), *cells, verdict(report.verdict)],
+                cells=[size(report.bytes), served_together(report), *cells, verdict(report.verdict)],
                 chosen=report is chosen,
             )
         )
