@@ -19,6 +19,11 @@ def plain(value: float) -> str:
     return f"{value:.4g}"
 
 
+def measured(value: float) -> str:
+    """A measured number with four digits that count, zeros too, so that a column of them reads well, as "1.190"."""
+    return f"{value:#.4g}".removesuffix(".")
+
+
 def rough(value: float) -> str:
     """A number of which only the size matters, with two digits, as "0.017"."""
     return f"{value:.2g}"

@@ -11,11 +11,13 @@ from saffron_api.candidate import Method, Scheme
 from saffron_api.quantized_model import Gates, LowerLimit, Selection, UpperLimit
 from saffron_api.results import Figure, FigureName
 from saffron_quantizer.engine_address import Engine
+from saffron_quantizer.page.blocks import Series, lines
 from saffron_quantizer.page.document import page
+from saffron_quantizer.page.drawing import style_of_number
 from saffron_quantizer.page.markup import Markup, element, join
 from saffron_quantizer.page.overview import headline
 from saffron_quantizer.page.scale import Scale, fitted, log_ticks, ticks
-from saffron_quantizer.report import EdgeRow, RaisedRow, RoundRow, judged
+from saffron_quantizer.report import EdgeRow, LinearRow, RaisedRow, RoundRow, judged
 
 GATES = Gates(
     perplexity_ratio=UpperLimit(max=1.2),
@@ -73,9 +75,10 @@ def test_it_says_what_the_reports_say(reports):
     assert "2 of 3 candidates pass every gate. Selected: gptq-int4, 401.0 MB instead of 1.0 GB, 40% of the" in text
     for words in (
         "3 candidates against the original, on 60 conversations with 15,360 scored tokens",
-        "1.1 [1.08, 1.13]",
+        "✓ Pass 401.0 MB 40.1% not known 1.100 [1.080, 1.130]",
         "✗ Fail",
         "gate: 1.2 at most",
+        "gate: 1.2 ",
         "gate: 0.8 at least",
         "At 60 conversations the smallest margin that can be shown, 4 times out of 5, is",
         "largest damping of a Hessian",
@@ -92,7 +95,7 @@ CARDS = {"many": (8, "up to 8"), "one": (1, "one"), "what nobody knows": (None, 
 @pytest.mark.parametrize(("cards", "words"), CARDS.values(), ids=CARDS)
 def test_it_says_how_many_gpus_can_serve_a_candidate_together(cards, words, make_report):
     text = Tree(shown([make_report(name="gptq-int4", tensor_parallel=cards)])).text
-    assert f"1 gptq-int4 GPTQ W4A16 g128 400.0 MB {words} 1.1 [1.08, 1.13]" in text
+    assert f"1 gptq-int4 GPTQ W4A16 g128 - 400.0 MB 40.0% {words} 1.100 [1.080, 1.130]" in text
 
 
 def test_the_rule_decides_what_is_pointed_out(reports):
@@ -195,7 +198,46 @@ def test_experts_share_a_row(make_report):
         for number, linear in enumerate(first.linears)
     ]
     text = Tree(shown([report.model_copy(update={"layers": [first.model_copy(update={"linears": linears})]})])).text
-    assert "mlp.experts.up_proj, block 0: 0.3" in text
+    assert "mlp.experts.up_proj, block 0: 30" in text
+
+
+def with_linears(report, names_by_block, error):
+    """The report with linears of such names in each block, all of one error."""
+    layers = [
+        layer.model_copy(update={"linears": [LinearRow(name=name, relative_error=error) for name in names]})
+        for layer, names in zip(report.layers, names_by_block, strict=False)
+    ]
+    return report.model_copy(update={"layers": layers})
+
+
+def test_linears_stand_in_the_order_of_a_block_that_has_them_all(make_report):
+    names = ["q_proj", "o_proj", "down_proj"]
+    text = Tree(shown([with_linears(make_report(), [names[1:], names, names[:1]], 0.01)])).text
+    assert re.findall(r"(\w+_proj), block 1: 1 ", text) == names
+    assert "q_proj, block 0" not in text
+
+
+def test_drawings_of_one_kind_share_their_colours(make_report):
+    reports = [with_linears(make_report(size=size), [["o_proj"]], error) for size, error in ((1, 0.002), (2, 0.5))]
+    text = shown(reports)
+    faint, strong = map(float, re.findall(r'fill-opacity="([\d.]+)"><title>o_proj, block 0', text))
+    assert faint < 0.3
+    assert strong > 0.8
+    assert Tree(text).text.count("o_proj, block 0: 0.2 first block last 0.2 50 ") == 1
+    assert Tree(text).text.count("o_proj, block 0: 50 first block last 0.2 50 ") == 1
+
+
+def test_lines_that_cover_each_other_are_named(make_report):
+    reports = [make_report(size=size, name=name) for size, name in ((1, "a"), (2, "b"))]
+    assert "The dead input columns are the same in 1 a, 2 b." in Tree(shown(reports)).text
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"), [([0.0, 1.0, 2.0], ["0", "1", "2"]), ([0.0, 0.5, 2.0], ["0", "0.5", "1", "1.5", "2"])]
+)
+def test_counts_have_no_fractions_on_their_axis(values, expected):
+    drawing = lines("dead", "dead", [Series("a", style_of_number(0), values)])
+    assert re.findall(r'text-anchor="end" class="tick">([\d.]+)<', drawing) == expected
 
 
 def test_what_smoothing_did_is_told(make_report):
@@ -279,8 +321,8 @@ def test_what_was_raised_is_told_with_the_rounds_that_led_there(make_report):
     two = make_report(name="calm", rounds=[a_round(0, 400_000_000, 1.05, holds=True)])
     text = Tree(shown([one, two])).text
     for words in (
-        "nothing raised 400.0 MB 1.25 [1.24, 1.26] - - no",
-        "5 raised 430.0 MB 1.08 [1.07, 1.09] - - yes",
+        "nothing raised 400.0 MB 1.250 [1.240, 1.260] - - no",
+        "5 raised 430.0 MB 1.080 [1.070, 1.090] - - yes",
         "model.layers.3.mlp.down_proj W4A16 W8A16 0.0125 3.0 MB",
         "2 calm: the limits hold with nothing raised.",
     ):

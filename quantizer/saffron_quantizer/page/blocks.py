@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from saffron_quantizer.page.drawing import TEXT, WIDTH, Style, figure, left_axis, mark, text
 from saffron_quantizer.page.markup import Markup, element, join
 from saffron_quantizer.page.scale import Scale, fitted
-from saffron_quantizer.readable import plain
+from saffron_quantizer.readable import plain, rough
 
 _LEFT, _RIGHT, _TOP, _BOTTOM, _HEIGHT = 50.0, WIDTH - 12.0, 12.0, 150.0, 190.0
 _RADIUS = 2.5
@@ -36,9 +36,10 @@ def lines(key: str, title: str, series: Sequence[Series]) -> Markup:
     """A line for each series over the blocks; there is at least one value."""
     longest = max(len(each.values) for each in series)
     x = Scale(0, max(longest - 1, 1), _LEFT + 6, _RIGHT - 6)
-    y = fitted([value for each in series for value in each.values], _BOTTOM, _TOP)
+    values = [value for each in series for value in each.values]
+    y = fitted(values, _BOTTOM, _TOP)
     content = [
-        left_axis(y, left=_LEFT, right=_RIGHT),
+        left_axis(y, left=_LEFT, right=_RIGHT, counts=all(value.is_integer() for value in values)),
         _block_axis(longest, x),
         *(_curve(each, x, y) for each in series),
     ]
@@ -63,16 +64,17 @@ def _curve(series: Series, x: Scale, y: Scale) -> Markup:
     return join(element("path", d=path, class_=f"curve {series.style.css}"), *marks)
 
 
-def cells(key: str, title: str, rows: Mapping[str, Sequence[float | None]]) -> Markup:
+def cells(key: str, title: str, rows: Mapping[str, Sequence[float | None]], among: Sequence[float]) -> Markup:
     """A row of cells for each linear, a column for each block; the stronger the colour, the larger the value.
 
     Args:
         key: unique on the page.
         title: of the drawing.
         rows: a value, or None where there is none, for each block by the linear's name; at least one is above 0.
+        among: the values above 0 of all drawings that this one is to be compared with, which share their colours.
     """
     values = [value for row in rows.values() for value in row if value]
-    strength = fitted(values, _FAINTEST, _STRONGEST)
+    strength = fitted(among, _FAINTEST, _STRONGEST)
     count = max(len(row) for row in rows.values())
     width = (WIDTH - _NAMES - 6) / count
     bottom = _TOP + _CELL * len(rows)
@@ -80,7 +82,7 @@ def cells(key: str, title: str, rows: Mapping[str, Sequence[float | None]]) -> M
         *(_cell_row(name, row, number, width, strength) for number, (name, row) in enumerate(rows.items())),
         text("first block", _NAMES, bottom + TEXT + 2, css="tick"),
         text("last", _NAMES + count * width, bottom + TEXT + 2, anchor="end", css="tick"),
-        _ramp(strength, min(values), max(values), bottom + 2 * TEXT),
+        _ramp(strength, min(among), max(among), bottom + 2 * TEXT),
     ]
     about = f"{len(rows)} linears in {count} blocks; from {plain(min(values))} to {plain(max(values))}."
     return figure(key, title=title, about=about, height=bottom + 4 * TEXT, content=content)
@@ -118,7 +120,7 @@ def _ramp(strength: Scale, least: float, most: float, top: float) -> Markup:
     )  # fmt: skip
     end = _NAMES + _RAMP * step
     return join(
-        text(plain(least), _NAMES - 6, top + 9, anchor="end", css="tick"),
+        text(rough(least), _NAMES - 6, top + 9, anchor="end", css="tick"),
         *boxes,
-        text(plain(most), end + 6, top + 9, css="tick"),
+        text(rough(most), end + 6, top + 9, css="tick"),
     )

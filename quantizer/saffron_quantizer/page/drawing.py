@@ -17,7 +17,7 @@ _SHAPES = ("circle", "square", "diamond", "triangle", "hexagon", "pentagon")
 _POINTS = {
     "square": ((-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)),
     "diamond": ((0, -1.25), (1.25, 0), (0, 1.25), (-1.25, 0)),
-    "triangle": ((0, -1.3), (1.25, 0.85), (-1.25, 0.85)),
+    "triangle": ((0, -1.5), (1.5, 1.0), (-1.5, 1.0)),
     "hexagon": ((-0.6, -1), (0.6, -1), (1.15, 0), (0.6, 1), (-0.6, 1), (-1.15, 0)),
     "pentagon": ((0, -1.15), (1.15, -0.3), (0.7, 1), (-0.7, 1), (-1.15, -0.3)),
 }
@@ -76,7 +76,9 @@ def mark(style: Style, x: float, y: float, *, size: float, label: str = "", tip:
     else:
         corners = " ".join(f"{x + size * dx:.2f},{y + size * dy:.2f}" for dx, dy in _POINTS[style.shape])
         form = element("polygon", points=corners)
-    number = element("text", label, x=x, y=y + 3.5, class_="number") if label else None
+    # A triangle has its room further down.
+    below = 5.0 if style.shape == "triangle" else 3.5
+    number = element("text", label, x=x, y=y + below, class_="number") if label else None
     return element("g", element("title", tip) if tip else None, form, number, class_=f"mark {style.css}")
 
 
@@ -90,8 +92,8 @@ def text(words: str, x: float, y: float, *, anchor: str = "start", css: str | No
     return element("text", words, x=x, y=y, text_anchor=anchor, class_=css)
 
 
-def left_axis(scale: Scale, *, left: float, right: float) -> Markup:
-    """Marks of a vertical scale: a number at the left and a faint line across."""
+def left_axis(scale: Scale, *, left: float, right: float, counts: bool = False) -> Markup:
+    """Marks of a vertical scale: a number at the left and a faint line across; of counts at whole numbers alone."""
     return join(
         *(
             join(
@@ -99,6 +101,7 @@ def left_axis(scale: Scale, *, left: float, right: float) -> Markup:
                 text(plain(value), left - _TICK - 2, scale(value) + TEXT / 3, anchor="end", css="tick"),
             )
             for value in scale.ticks
+            if value.is_integer() or not counts
         )
     )
 

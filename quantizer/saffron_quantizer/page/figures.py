@@ -11,7 +11,7 @@ from saffron_quantizer.page.markup import Markup, element
 from saffron_quantizer.page.overview import rows_by_name
 from saffron_quantizer.page.quality import Point, quality
 from saffron_quantizer.page.table import NOTHING, Row, section, table, verdict
-from saffron_quantizer.readable import plain, rough
+from saffron_quantizer.readable import measured, plain, rough
 from saffron_quantizer.report import FIGURE_TITLES, GateRow, Report, TaskRow
 
 _TITLES = {
@@ -135,7 +135,7 @@ def _range(values: Sequence[float]) -> str:
 def _gate_cells(row: GateRow) -> list[str]:
     limit = NOTHING if row.limit is None else plain(row.limit)
     margin = "counted" if row.name in EXACT_FIGURES else NOTHING if row.margin is None else rough(row.margin)
-    bounds = [plain(row.value), plain(row.lower), plain(row.upper)]
+    bounds = [measured(row.value), measured(row.lower), measured(row.upper)]
     return [*bounds, limit, verdict(row.verdict), margin]
 
 

@@ -8,7 +8,7 @@ from saffron_quantizer.page.quality import Point
 from saffron_quantizer.page.scale import Scale, fitted
 from saffron_quantizer.readable import plain
 
-_LEFT, _RIGHT, _TOP = 14.0, WIDTH - 14.0, 8.0
+_LEFT, _RIGHT, _TOP = 14.0, WIDTH - 14.0, 20.0
 _ROW = 36.0
 _FOOT = 38.0
 _RADIUS = 5.0
@@ -30,7 +30,7 @@ def intervals(key: str, title: str, unit: str, points: Sequence[Point], limits: 
     x = fitted([*bounds, *limits], _LEFT, _RIGHT)
     content = [
         bottom_axis(x, top=_TOP, bottom=bottom, title=unit),
-        *(line(x(limit), _TOP, x(limit), bottom, "limit") for limit in limits),
+        *(_limit(x(limit), limit, bottom) for limit in limits),
         *(_row(point, x, _TOP + _ROW * row) for row, point in enumerate(points)),
     ]
     told = " and ".join(plain(limit) for limit in limits)
@@ -39,6 +39,16 @@ def intervals(key: str, title: str, unit: str, points: Sequence[Point], limits: 
         key, title=title, about=f"A row for each of {len(points)} candidates. {limit}", height=bottom + _FOOT,
         content=content,
     )  # fmt: skip
+
+
+def _limit(at: float, limit: float, bottom: float) -> Markup:
+    """The limit of a gate, with its value above it, inside the drawing."""
+    middle = (_LEFT + _RIGHT) / 2
+    anchor = "start" if at < middle / 2 else "end" if at > middle * 3 / 2 else "middle"
+    return join(
+        line(at, _TOP, at, bottom, "limit"),
+        text(f"gate: {plain(limit)}", at, _TOP - 6, anchor=anchor, css="limit-text"),
+    )
 
 
 def _row(point: Point, x: Scale, top: float) -> Markup:

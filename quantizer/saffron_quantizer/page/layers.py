@@ -1,7 +1,7 @@
 """The sections on how the checkpoints were made, block by block: errors, damping, dead columns, salient channels."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from saffron_quantizer.page.blocks import Series, cells, lines
 from saffron_quantizer.page.drawing import legend, style_of_number
@@ -18,7 +18,7 @@ _SALIENT = 10
 Grid = dict[str, list[float | None]]
 """A value for each block by name."""
 
-Notes = Iterable[tuple[str, float | None]]
+Notes = Sequence[tuple[str, float | None]]
 """Names and values of one block."""
 
 
@@ -32,7 +32,7 @@ def blocks_section(reports: Sequence[Report]) -> Markup:
             reports,
             "error",
             [_grid([_errors(layer) for layer in report.layers]) for report in reports],
-            title="relative output error on the calibration tokens",
+            title="output error on the calibration tokens, %",
             absent="The checkpoints' notes have no errors of single linears.",
         ),
         element("h3", "Damping and dead columns"),
@@ -72,7 +72,12 @@ def channels_section(reports: Sequence[Report]) -> Markup:
 
 
 def _errors(layer: LayerRow) -> Notes:
-    return [(linear.name, linear.relative_error) for linear in layer.linears]
+    return [(linear.name, _percent(linear)) for linear in layer.linears]
+
+
+def _percent(linear: LinearRow) -> float | None:
+    """Its error; as a plain share it would be a power of ten where it is small."""
+    return None if linear.relative_error is None else 100 * linear.relative_error
 
 
 def _ratios(layer: LayerRow) -> Notes:
@@ -85,8 +90,9 @@ def _scales(layer: LayerRow) -> Notes:
 
 def _drawn(reports: Sequence[Report], key: str, grids: Sequence[Grid], *, title: str, absent: str) -> list[Markup]:
     """A drawing for each candidate that has such notes, or the sentence that none has."""
+    values = [value for grid in grids for row in grid.values() for value in row if value]
     drawings = [
-        cells(f"{key}-{number}", f"{number} {report.label}: {title}", grid)
+        cells(f"{key}-{number}", f"{number} {report.label}: {title}", grid, values)
         for number, (report, grid) in enumerate(zip(reports, grids, strict=True), start=1)
         if any(value for row in grid.values() for value in row)
     ]
@@ -99,7 +105,9 @@ def _drawn(reports: Sequence[Report], key: str, grids: Sequence[Grid], *, title:
 
 def _grid(blocks: Sequence[Notes]) -> Grid:
     """A value for each block by name; of experts, which differ by a number only, the largest."""
-    rows: Grid = {}
+    # In the order of a block that has them all, since one whose first is left as it is may lack some.
+    fullest = max(blocks, key=len, default=())
+    rows: Grid = {_NUMBERED.sub("", name): [None] * len(blocks) for name, _ in fullest}
     for block, notes in enumerate(blocks):
         for name, value in notes:
             row = rows.setdefault(_NUMBERED.sub("", name), [None] * len(blocks))
@@ -130,6 +138,7 @@ def _per_block(reports: Sequence[Report]) -> list[Markup]:
             words.append(element("p", f"The {title} is {plain(flat.pop())} in every block of {names}.", class_="soft"))
         else:
             drawings.append(lines(key, title, told))
+            words += [element("p", f"The {title} are the same in {each}.", class_="soft") for each in _alike(told)]
             drawn |= {number for (number, _), one in zip(found, series, strict=True) if one in told}
     marks = legend(
         [(f"{number} {report.label}", style_of_number(number - 1)) for number, report in found if number in drawn]
@@ -137,13 +146,21 @@ def _per_block(reports: Sequence[Report]) -> list[Markup]:
     return [*words, *([marks, element("div", *drawings, class_="plots")] if drawings else [])]
 
 
+def _alike(series: Sequence[Series]) -> list[str]:
+    """The names of those whose lines cover each other."""
+    by_values: dict[tuple[float, ...], list[str]] = {}
+    for each in series:
+        by_values.setdefault(tuple(each.values), []).append(each.name)
+    return [", ".join(names) for names in by_values.values() if len(names) > 1]
+
+
 def _layer_table(report: Report) -> Markup:
-    columns = ["block", "linears", "largest damping", "dead columns", "largest error", "in"]
+    columns = ["block", "linears", "largest damping", "dead columns", "largest error, %", "in"]
     rows = []
     for layer in report.layers:
         worst = max(layer.linears, key=lambda linear: linear.relative_error or 0.0, default=None)
         known = worst is not None and worst.relative_error is not None
-        error = [plain(worst.relative_error or 0.0), worst.name] if worst is not None and known else [NOTHING, NOTHING]
+        error = [plain(_percent(worst) or 0.0), worst.name] if worst is not None and known else [NOTHING, NOTHING]
         rows.append(
             Row(str(layer.block), [str(layer.modules), plain(layer.max_damping), str(layer.dead_columns), *error])
         )
@@ -167,13 +184,13 @@ def _salient_table(reports: Sequence[Report]) -> Markup | None:
         Row(f"block {block}, {linear.name}", [report.label, plain(ratio), *_treatment(linear)])
         for ratio, report, block, linear in found[:_SALIENT]
     ]
-    columns = ["linear", "candidate", "largest over median", "scales", "column order", "error"]
+    columns = ["linear", "candidate", "largest over median", "scales", "column order", "error, %"]
     return table(f"The {len(rows)} linears whose input channels differ most", columns, rows)
 
 
 def _treatment(linear: LinearRow) -> list[str]:
     """What was done to a linear, as far as its notes tell."""
-    error = linear.relative_error
+    error = _percent(linear)
     return [linear.scale_search or NOTHING, linear.act_order or NOTHING, NOTHING if error is None else plain(error)]
 
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
+from saffron_api.gates import EXACT_FIGURES
 from saffron_api.quantized_model import Verdict
 from saffron_api.results import FigureName
-from saffron_quantizer.page.markup import Markup, element
+from saffron_quantizer.page.markup import Markup, element, join
 from saffron_quantizer.page.table import Row, section, table, verdict
-from saffron_quantizer.readable import plain, size
+from saffron_quantizer.readable import measured, size
 from saffron_quantizer.report import FIGURE_TITLES, GateRow, Report, recipe, served_together
 
 NOT_MEASURED = "not measured"
@@ -57,7 +58,8 @@ def _tiles(chosen: Report) -> Markup:
     ):
         if name in found:
             row = found[name]
-            tiles.append((plain(row.value), what, f"{plain(row.lower)} to {plain(row.upper)}, by its bounds"))
+            bounds = f"{measured(row.lower)} to {measured(row.upper)}, by its bounds"
+            tiles.append((measured(row.value), what, bounds))
     items = (
         element("li", element("b", value), element("span", what), element("span", how)) for value, what, how in tiles
     )
@@ -65,24 +67,27 @@ def _tiles(chosen: Report) -> Markup:
 
 
 def _table(reports: Sequence[Report], chosen: Report | None) -> Markup:
-    columns = ["candidate", "bytes", "GPUs together", *(FIGURE_TITLES[name] for name in FigureName), "verdict"]
+    figures = [name for name in FigureName if name not in EXACT_FIGURES]
+    columns = ["candidate", "verdict", "bytes, share", "GPUs together", *(FIGURE_TITLES[name] for name in figures)]
     rows = []
     for number, report in enumerate(reports, start=1):
         found = rows_by_name(report)
-        cells = [interval(found[name]) if name in found else NOT_MEASURED for name in FigureName]
+        cells = [_interval(found[name]) if name in found else NOT_MEASURED for name in figures]
         rows.append(
             Row(
                 title=f"{number} {report.label}",
                 about=recipe(report.candidate) if report.name else "",
-                cells=[size(report.bytes), served_together(report), *cells, verdict(report.verdict)],
+                cells=[verdict(report.verdict), _bytes(report), served_together(report), *cells],
                 chosen=report is chosen,
             )
         )
     return table("Every candidate, the smallest first: value [lower bound, upper bound]", columns, rows)
 
 
-def interval(row: GateRow) -> str:
-    """A value and its bounds; a figure that is counted has none."""
-    return (
-        plain(row.value) if row.lower == row.upper else f"{plain(row.value)} [{plain(row.lower)}, {plain(row.upper)}]"
-    )
+def _bytes(report: Report) -> Markup:
+    return join(f"{size(report.bytes)} ", element("small", f"{report.bytes / report.original_bytes:.1%}"))
+
+
+def _interval(row: GateRow) -> Markup:
+    """A value and, below it, its bounds."""
+    return join(f"{measured(row.value)} ", element("small", f"[{measured(row.lower)}, {measured(row.upper)}]"))

@@ -11,6 +11,8 @@ from saffron_quantizer.readable import plain
 
 _LEFT, _RIGHT, _TOP, _BOTTOM, _HEIGHT = 50.0, WIDTH - 12.0, 12.0, 222.0, 262.0
 _RADIUS = 8.0
+_APART = 2.5 * _RADIUS
+"""Between the middles of two marks, of which a triangle is the widest."""
 _CAP = 4.0
 
 BEST = {FigureName.PERPLEXITY_RATIO: 1.0, FigureName.KL_DIVERGENCE: 0.0, FigureName.TOP_TOKEN_AGREEMENT: 1.0}
@@ -109,8 +111,8 @@ def _side_by_side(points: Sequence[Point], x: Scale, y: Scale) -> list[tuple[flo
     placed: list[tuple[float, float]] = []
     for point in points:
         across, down = x(point.size), y(point.value)
-        while any(abs(across - a) < 2 * _RADIUS and abs(down - b) < 2 * _RADIUS for a, b in placed):
-            across += 2 * _RADIUS + 1
+        while any(abs(across - a) < _APART and abs(down - b) < _APART for a, b in placed):
+            across += _APART
         # At the right edge there is only the other side.
         placed.append((min(across, _RIGHT + _RADIUS - TEXT / 3), down))
     return placed

@@ -6,7 +6,7 @@ from saffron_api.gates import EXACT_FIGURES
 from saffron_api.results import FigureName
 from saffron_quantizer.page.markup import Markup, element
 from saffron_quantizer.page.table import NOTHING, Row, section, table
-from saffron_quantizer.readable import plain, size
+from saffron_quantizer.readable import measured, plain, size
 from saffron_quantizer.report import FIGURE_TITLES, RaisedRow, Report, RoundRow
 
 _SAMPLED = [name for name in FigureName if name not in EXACT_FIGURES]
@@ -46,7 +46,7 @@ def _rounds(name: str, rounds: Sequence[RoundRow]) -> Markup:
 def _figures(made: RoundRow) -> list[str]:
     found = {figure.name: figure for figure in made.figures}
     return [
-        f"{plain(figure.value)} [{plain(figure.lower)}, {plain(figure.upper)}]"
+        f"{measured(figure.value)} [{measured(figure.lower)}, {measured(figure.upper)}]"
         if (figure := found.get(name)) is not None
         else NOTHING
         for name in _SAMPLED
