@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from saffron_kernels.gptq_block import gptq_block
 from saffron_kernels.hessian import hessian_finish
 from saffron_quantizer.algorithms.gptq import DAMPINGS, Order, UnstableHessianError, factorize, gptq
 from saffron_quantizer.algorithms.quantized import Grid
@@ -282,6 +283,23 @@ def test_linears_that_share_an_input_may_be_stacked(order):
         assert torch.equal(part.quantized.codes, whole.quantized.codes[rows])
         # Sums of the same float32 squares in another order.
         torch.testing.assert_close(part.loss, whole.loss[rows], rtol=1e-4, atol=0)
+
+
+@SYMMETRIC
+@pytest.mark.parametrize("order", Order)
+def test_scales_are_converted_once_for_all_blocks(monkeypatch, order, symmetric):
+    given = []
+
+    def block(work, U, scale, zero, *others):
+        given.append((scale.data_ptr(), None if zero is None else zero.data_ptr()))
+        assert scale.dtype is torch.float32
+        return gptq_block(work, U, scale, zero, *others)
+
+    monkeypatch.setattr("saffron_quantizer.algorithms.gptq.gptq_block", block)
+    H = hessian(tokens(600, 512))
+    gptq(weights(4, 512), factorize(H, order), Grid(4, 64, torch.bfloat16, symmetric=symmetric))
+    assert len(given) > 1
+    assert len(set(given)) == 1
 
 
 def test_dead_columns_are_counted_and_rounded_to_the_nearest():

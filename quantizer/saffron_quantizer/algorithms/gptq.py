@@ -166,6 +166,7 @@ def gptq(W: Tensor, factor: Factor, grid: Grid, search: Search = LEAST_SQUARES) 
     on_the_way = factor.order is Order.NONE and grid.group_size is not None
     # On the way each group's are found when its turn comes; until then the whole range's hold their place.
     scales = find_scales(W, grid, MIN_MAX if on_the_way else search)
+    in_float = Scales(scales.scale.float(), None if scales.zero is None else scales.zero.float())
     size = grid.group_size or W.shape[1]
     width = size if on_the_way else _BLOCK
     for begin in range(0, W.shape[1], width):
@@ -176,8 +177,10 @@ def gptq(W: Tensor, factor: Factor, grid: Grid, search: Search = LEAST_SQUARES) 
         wanted = torch.addmm(own, U.T, factor.R[:begin, turns].T @ E[:begin])
         if on_the_way:
             # A block is a group, so that no error of an earlier column is still to be taken out of its weights.
-            _put(scales, begin // size, find_scales(wanted.T, grid, search.of(turns)))
-        block = _block(wanted.T, U, scales, grid, columns // (grid.group_size or len(factor.turns)))
+            found = find_scales(wanted.T, grid, search.of(turns))
+            _put(scales, begin // size, found)
+            _put(in_float, begin // size, found)
+        block = _block(wanted.T, U, in_float, grid, columns // (grid.group_size or len(factor.turns)))
         codes.index_copy_(0, columns, block.codes[0].T)
         E[turns] = own.sub_(block.W_dequantized[0].T)
         loss += _loss(block.error[0].T, own, factor.added[columns])
@@ -213,8 +216,8 @@ def _block(work: Tensor, U: Tensor, scales: Scales, grid: Grid, group_of_column:
     return gptq_block(
         work[None],
         U[None],
-        scales.scale.float()[None],
-        None if scales.zero is None else scales.zero.float()[None],
+        scales.scale[None],
+        None if scales.zero is None else scales.zero[None],
         group_of_column.to(torch.int32)[None],
         grid.low,
         grid.high,
