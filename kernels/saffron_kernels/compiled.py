@@ -18,6 +18,8 @@ import llvmlite.binding
 import numba
 from numba.core.sigutils import normalize_signature
 
+from saffron_kernels.code_cache import known_by_content
+
 PRECOMPILED = Path(__file__).parent / "precompiled"
 """Where `precompile` puts machine code: beside the sources, wherever they are installed."""
 
@@ -83,8 +85,9 @@ def compiled(*signatures: str, needs: tuple[str, ...] = ()) -> Callable[[_Functi
     """
 
     def compile_lazily(function: _Function) -> _Function:
-        # fastmath stays off: it would let the compiler round otherwise than the references.
-        dispatcher: Any = numba.njit(nogil=True, cache=True, fastmath=False, error_model="numpy")(function)
+        with known_by_content():
+            # fastmath stays off: it would let the compiler round otherwise than the references.
+            dispatcher: Any = numba.njit(nogil=True, cache=True, fastmath=False, error_model="numpy")(function)
         # By its types, as a call looks for it: numba would keep what is compiled for a string under that string.
         kinds = [normalize_signature(signature)[0] for signature in signatures]
         LOOPS.append(Loop(lambda: [dispatcher.compile(types) for types in kinds], needs))

@@ -21,6 +21,7 @@ from llvmlite import ir
 from numba.extending import intrinsic
 
 from saffron_kernels import compiled as machine_code  # it also tells numba for which processors to compile
+from saffron_kernels.code_cache import known_by_content
 
 ARGUMENTS = 32
 """The most integers of 64 bits that a loop is given: the next item, the number of items, then what the caller gave."""
@@ -54,8 +55,9 @@ def compile_loop(body: _Body) -> Loop:
         body: given the address of the arguments. Each thread runs it once, and it takes items (`take`) until none are
             left.
     """
-    # fastmath stays off: it would let the compiler round otherwise than the reference.
-    compiled = numba.cfunc(numba.types.void(numba.types.voidptr), cache=True)(body)
+    with known_by_content():
+        # fastmath stays off: it would let the compiler round otherwise than the reference.
+        compiled = numba.cfunc(numba.types.void(numba.types.voidptr), cache=True)(body)
     return Loop(compiled.ctypes, compiled.address, compiled)
 
 

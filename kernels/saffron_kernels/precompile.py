@@ -15,8 +15,6 @@ from pathlib import Path
 import saffron_kernels
 from saffron_kernels.compiled import LEVELS, LOOPS, PRECOMPILED, Level, features
 
-_SOURCES = Path(*saffron_kernels.__path__)
-
 
 def precompile(folder: Path, levels: tuple[Level, ...] = LEVELS) -> None:
     """Fill a folder, one process a level: numba compiles for one processor in each."""
@@ -35,13 +33,5 @@ def compile_loops() -> None:
             loop.compile()
 
 
-def keep_whole_seconds(folder: Path) -> None:
-    """Cut the times of sources to seconds: numba knows a source by its time, of which an image keeps no more."""
-    for source in folder.rglob("*.py"):
-        seconds = int(source.stat().st_mtime)
-        os.utime(source, (seconds, seconds))
-
-
 if __name__ == "__main__":
-    keep_whole_seconds(_SOURCES)
     precompile(PRECOMPILED)

@@ -2,14 +2,17 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+import saffron_kernels
 from saffron_kernels.compiled import LEVELS, best_level, copy_precompiled
-from saffron_kernels.precompile import keep_whole_seconds, precompile
+from saffron_kernels.precompile import precompile
 
 BEST, VNNI, AVX512, AVX2 = LEVELS
 
@@ -48,13 +51,35 @@ def test_machine_code_is_copied_but_where_some_lies_already(tmp_path):
     assert found == {"a/loop.nbc": "ours", "b/loop.nbc": "theirs"}
 
 
-def test_times_of_sources_are_cut_to_seconds(tmp_path):
-    source = tmp_path / "package" / "loop.py"
-    source.parent.mkdir()
-    source.touch()
-    os.utime(source, (1000000000.25, 1000000000.75))
-    keep_whole_seconds(tmp_path)
-    assert source.stat().st_mtime == 1000000000.0
+USE = """
+import json
+import numpy as np
+from saffron_kernels.attention_bfloat16 import _rounded
+from saffron_kernels.fp8_gemm_cpu import _rows
+from saffron_kernels.openmp import compile_loop
+_rounded(np.uint32(0))
+print(json.dumps([sum(_rounded.stats.cache_hits.values()), compile_loop(_rows).owner.cache_hits]))
+"""
+
+
+def test_machine_code_is_made_again_when_any_source_has_changed_and_only_then(tmp_path):
+    package, tile = tmp_path / "saffron_kernels", tmp_path / "saffron_kernels" / "bfloat16_tile.py"
+    shutil.copytree(Path(*saffron_kernels.__path__), package, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def hits():
+        told = {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(tmp_path)}
+        command = [sys.executable, "-P", "-c", USE]
+        done = subprocess.run(command, env=os.environ | told, check=True, capture_output=True, text=True)
+        return json.loads(done.stdout)
+
+    assert hits() == [0, 0]
+    assert hits() == [1, 1]
+    os.utime(tile, (1000000000.25, 1000000000.75))
+    os.utime(package / "attention_bfloat16.py", (1000000000.25, 1000000000.75))
+    assert hits() == [1, 1]
+    tile.write_text(tile.read_text() + "# Another line.\n")
+    assert hits() == [0, 0]
+    assert hits() == [1, 1]
 
 
 RUN = """
