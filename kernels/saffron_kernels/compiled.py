@@ -60,7 +60,7 @@ LEVELS = (
 
 
 @dataclass(frozen=True)
-class Loop:
+class AheadOfTime:
     """A loop that can be compiled ahead of time.
 
     Attributes:
@@ -72,7 +72,7 @@ class Loop:
     needs: tuple[str, ...] = ()
 
 
-LOOPS: list[Loop] = []
+LOOPS: list[AheadOfTime] = []
 """Every loop of the modules that have been imported."""
 
 
@@ -81,7 +81,7 @@ def compiled(*signatures: str, needs: tuple[str, ...] = ()) -> Callable[[_Functi
 
     Args:
         signatures: all types that it is called with, in numba's spelling.
-        needs: see `Loop`.
+        needs: see `AheadOfTime`.
     """
 
     def compile_lazily(function: _Function) -> _Function:
@@ -90,7 +90,7 @@ def compiled(*signatures: str, needs: tuple[str, ...] = ()) -> Callable[[_Functi
             dispatcher: Any = numba.njit(nogil=True, cache=True, fastmath=False, error_model="numpy")(function)
         # By its types, as a call looks for it: numba would keep what is compiled for a string under that string.
         kinds = [normalize_signature(signature)[0] for signature in signatures]
-        LOOPS.append(Loop(lambda: [dispatcher.compile(types) for types in kinds], needs))
+        LOOPS.append(AheadOfTime(lambda: [dispatcher.compile(types) for types in kinds], needs))
         lazily: _Function = dispatcher
         return lazily
 

@@ -40,6 +40,7 @@ def _decoded(codes: Tensor) -> Tensor:
     return floats
 
 
+@openmp.ahead_of_time()
 def _rows(data: Any) -> None:
     a = carray(data, (openmp.ARGUMENTS,), np.int64)
     columns = a[_COLUMNS]

@@ -19,7 +19,7 @@ from torch import Tensor
 from saffron_kernels import openmp
 from saffron_kernels.compiled import compiled
 from saffron_kernels.compiled_floats import BYTES, KINDS, load_floats, pointer
-from saffron_kernels.openmp import ITEMS, compile_ahead, take
+from saffron_kernels.openmp import ITEMS, ahead_of_time, take
 from saffron_kernels.outer_tile import (
     AVX2,
     BFLOAT16,
@@ -95,7 +95,7 @@ def _add_tokens(x: Tensor, gram: Tensor, packed: Tensor, kind: int) -> None:
     )
 
 
-@compile_ahead
+@ahead_of_time()
 def _pack_pairs(data: Any) -> None:
     """Lay out panels of bfloat16, [panels, pairs, columns]."""
     a = carray(data, (openmp.ARGUMENTS,), np.int64)
@@ -108,7 +108,7 @@ def _pack_pairs(data: Any) -> None:
         panel = take(a)
 
 
-@compile_ahead
+@ahead_of_time()
 def _pack_floats(data: Any) -> None:
     """Lay out some tokens in float32, [panels, tokens, columns]. What lies beyond the last column stays as it is."""
     a = carray(data, (openmp.ARGUMENTS,), np.int64)
@@ -172,5 +172,5 @@ def _add_block(a: _Array, block: _Array, top: int, left: int) -> None:
             sums[column] += block[i, column - left * COLUMNS]
 
 
-_BLOCKS = tuple(compile_ahead(_blocks(kind), NEEDS[kind]) for kind in (BFLOAT16, FLOAT32, AVX2))
+_BLOCKS = tuple(ahead_of_time(*NEEDS[kind])(_blocks(kind)) for kind in (BFLOAT16, FLOAT32, AVX2))
 """By kind."""

@@ -68,6 +68,7 @@ def _gemm(  # noqa: PLR0917 - as above
     return out
 
 
+@openmp.ahead_of_time("avx512vnni")
 def _vnni_blocks(data: Any) -> None:
     a = carray(data, (openmp.ARGUMENTS,), np.int64)
     sums = np.empty((_ROWS, _COLUMNS), np.int32)
@@ -132,6 +133,7 @@ def _scale_block(a: Any, m: int, n: int, sums: Any, row: Any) -> None:
         store_floats(out, a[_OUT] + ((m + i) * a[_N] + n) * a[_BYTES], a[_KIND])
 
 
+@openmp.ahead_of_time("avx2")
 def _avx2_blocks(data: Any) -> None:
     a = carray(data, (openmp.ARGUMENTS,), np.int64)
     sums = np.empty((_ROWS, _COLUMNS), np.int32)

@@ -95,6 +95,7 @@ def _run(  # noqa: PLR0917 - as above
     return out
 
 
+@openmp.ahead_of_time("avx512vnni")
 def _panels(data: Any) -> None:
     a = carray(data, (openmp.ARGUMENTS,), np.int64)
     K, blocks = a[_K], a[_ROW_BLOCKS]

@@ -20,17 +20,20 @@ import torch
 from llvmlite import ir
 from numba.extending import intrinsic
 
-from saffron_kernels import compiled as machine_code  # it also tells numba for which processors to compile
 from saffron_kernels.code_cache import known_by_content
+from saffron_kernels.compiled import LOOPS, AheadOfTime
 
 ARGUMENTS = 32
 """The most integers of 64 bits that a loop is given: the next item, the number of items, then what the caller gave."""
 ITEM, ITEMS, FIRST = 0, 1, 2
-_Body = Callable[[Any], None]
 
 
 Arguments: TypeAlias = "array[int]"
 """What a loop is given, in the memory from which it reads it."""
+
+
+Body: TypeAlias = Callable[[Any], None]
+"""A loop before it is compiled."""
 
 
 class Loop(NamedTuple):
@@ -47,8 +50,22 @@ class Loop(NamedTuple):
     owner: Any
 
 
+def ahead_of_time(*needs: str) -> Callable[[Body], Body]:
+    """Have `precompile` compile a loop, too.
+
+    Args:
+        needs: see `AheadOfTime`.
+    """
+
+    def register(body: Body) -> Body:
+        LOOPS.append(AheadOfTime(lambda: compile_loop(body), needs))
+        return body
+
+    return register
+
+
 @cache
-def compile_loop(body: _Body) -> Loop:
+def compile_loop(body: Body) -> Loop:
     """Compile a loop for `run`, once in a process. Numba keeps the machine code in its cache folder.
 
     Args:
@@ -59,17 +76,6 @@ def compile_loop(body: _Body) -> Loop:
         # fastmath stays off: it would let the compiler round otherwise than the reference.
         compiled = numba.cfunc(numba.types.void(numba.types.voidptr), cache=True)(body)
     return Loop(compiled.ctypes, compiled.address, compiled)
-
-
-def compile_ahead(body: _Body, needs: tuple[str, ...] = ()) -> _Body:
-    """Have `precompile` compile a loop, too, so that a Job which runs it need not.
-
-    Args:
-        body: as above; comes back.
-        needs: see `saffron_kernels.compiled.Loop`.
-    """
-    machine_code.LOOPS.append(machine_code.Loop(lambda: compile_loop(body), needs))
-    return body
 
 
 def run(loop: Loop, items: int, *arguments: int) -> None:

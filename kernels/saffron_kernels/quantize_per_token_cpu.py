@@ -52,6 +52,7 @@ def _quantize(loop: openmp.Loop, x: Tensor, dtype: torch.dtype, given: Tensor | 
     return codes, scales
 
 
+@openmp.ahead_of_time()
 def _int8_tokens(data: Any) -> None:
     a = carray(data, (openmp.ARGUMENTS,), np.int64)
     columns = a[_COLUMNS]
@@ -64,6 +65,7 @@ def _int8_tokens(data: Any) -> None:
         token = take(a)
 
 
+@openmp.ahead_of_time()
 def _fp8_tokens(data: Any) -> None:
     a = carray(data, (openmp.ARGUMENTS,), np.int64)
     columns = a[_COLUMNS]

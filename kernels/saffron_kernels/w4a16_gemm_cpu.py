@@ -8,7 +8,9 @@ faster than any that unpacks that weights are first written in bfloat16, rounded
 # ruff: noqa: ANN401
 
 import warnings
-from functools import cache
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +20,7 @@ from torch import Tensor
 
 from saffron_kernels import int4_tile as tiles
 from saffron_kernels import openmp
-from saffron_kernels.compiled import features
+from saffron_kernels.compiled import LOOPS, AheadOfTime, features
 from saffron_kernels.compiled_floats import BFLOAT16, BYTES, KINDS, load_floats, pointer, store_floats
 from saffron_kernels.int4_tile import AVX2_RAISED, AVX2_UPPERMOST, BLOCK, BLOCK_BYTES, INTERLEAVED, X_BLOCK, int4_tile
 from saffron_kernels.openmp import ITEMS, take
@@ -400,3 +402,16 @@ def _dequantized_gemm(  # noqa: PLR0917 - as above
     weight *= scale.float().repeat_interleave(group_size, dim=1)
     y = x.float() @ weight.T
     return (y if bias is None else y + bias.float()).to(x.dtype)
+
+
+def _ahead_of_time() -> Iterator[Callable[[], object]]:
+    """What compiles every loop that a product may ask for on the processor that loops are compiled for."""
+    besides = {tiles.BFLOAT16: _write_rows, tiles.FLOAT32: _tokens, tiles.AVX2: _avx2_tokens}
+    for kind in besides.keys() & {_tile_kind(dtype) for dtype in KINDS}:
+        yield partial(openmp.compile_loop, besides[kind])
+        sizes = {_tile_size(kind, M) for M in range(1, _TOKENS + 1)}
+        for groups, (rows, tokens), symmetric in product((1, 2, 4), sorted(sizes), (0, 1)):
+            yield partial(_loop, kind, groups, rows, tokens, symmetric)
+
+
+LOOPS.extend(map(AheadOfTime, _ahead_of_time()))

@@ -5,7 +5,7 @@ import pytest
 import torch
 from numba import carray
 
-from saffron_kernels import compiled, openmp
+from saffron_kernels import openmp
 from saffron_kernels.compiled_floats import pointer
 from saffron_kernels.openmp import FIRST, ITEMS, take, wait
 
@@ -82,8 +82,8 @@ def test_no_thread_goes_on_before_all_are_there(threads):
 
 
 def test_a_loop_that_is_to_be_compiled_ahead_is_among_those_that_precompile_knows(monkeypatch):
-    monkeypatch.setattr(compiled, "LOOPS", [])
-    assert openmp.compile_ahead(count, ("avx2",)) is count
-    (loop,) = compiled.LOOPS
+    monkeypatch.setattr(openmp, "LOOPS", [])
+    assert openmp.ahead_of_time("avx2")(count) is count
+    (loop,) = openmp.LOOPS
     assert loop.needs == ("avx2",)
     assert loop.compile() is openmp.compile_loop(count)
