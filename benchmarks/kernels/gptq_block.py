@@ -14,7 +14,7 @@ import torch
 from side_by_side import HEADER, compare, threads
 
 from saffron_kernels.gptq_block import gptq_block, gptq_block_reference
-from saffron_quantizer.memory import keep_memory_small
+from saffron_quantizer.memory import keep_memory_small, reuse_memory
 
 COLUMNS = 128
 ROWS = (256, 1024, 4096, 14336)
@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     rounds = parser.parse_args().rounds
     keep_memory_small()
+    reuse_memory()
     print(threads())
     print(f"{'rows':>6} {HEADER}")
     for rows in ROWS:

@@ -1,6 +1,7 @@
 """How much memory this process has needed, how much more it may take, and how it gives back what it needs no more."""
 
 import ctypes
+import mmap
 import resource
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,10 +10,12 @@ _KIBIBYTE = 1024
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD, _ARENA_MAX = -3, -1, -8
 """Parameters of glibc's `mallopt`, as malloc.h numbers them."""
+_LARGE_BYTES = 1 << 18
+"""What is at least as large is mapped by itself before the walk through a model begins."""
 _OWN_MAPPING_BYTES = 32 << 20
-"""What is at least as large is mapped by itself, and so given back at once: Hessians and float copies of weights.
+"""As `_LARGE_BYTES` during the walk: Hessians of wide layers and float copies of their weights.
 
-The intermediate results of a batch are smaller. They stay in the heap, where the next ones take their place."""
+The intermediate results of a batch are smaller. They come from the heap, where the next ones take their place."""
 _KEPT_FREE_BYTES = 16 << 20
 
 
@@ -21,15 +24,41 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIBIBYTE
 
 
-def keep_memory_small() -> None:
-    """Let this process give large pieces of memory back when it frees them, and its threads share one heap.
+def share_one_heap() -> None:
+    """Let all threads share one heap. By default glibc makes another for each of the first ones.
 
-    By default glibc keeps what was freed for later, up to twice 32 MiB in each heap, and makes a heap for each thread.
+    To be called before a thread is begun: it keeps the heap that it has.
+    """
+    ctypes.CDLL(None).mallopt(_ARENA_MAX, 1)
+
+
+def keep_memory_small() -> None:
+    """Let this process give large pieces of memory back when it frees them.
+
+    By default glibc keeps what was freed for later, up to twice 32 MiB. What a model is built of comes and goes in many
+    sizes, between small things that stay; in the heap it would leave holes that nothing larger fits into.
     """
     libc = ctypes.CDLL(None)
-    libc.mallopt(_MMAP_THRESHOLD, _OWN_MAPPING_BYTES)
+    libc.mallopt(_MMAP_THRESHOLD, _LARGE_BYTES)
     libc.mallopt(_TRIM_THRESHOLD, _KEPT_FREE_BYTES)
-    libc.mallopt(_ARENA_MAX, 1)
+
+
+def reuse_memory() -> None:
+    """Let the heap give again what it got back, up to `_OWN_MAPPING_BYTES`, for the same steps over and over.
+
+    To map memory, to touch its pages for the first time and to give it back takes longer than many a step.
+    """
+    give_back_free_memory()
+    ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _OWN_MAPPING_BYTES)
+
+
+def own_mapping(size: int) -> mmap.mmap:
+    """Memory outside the heap, all zero, which goes back to the system when nothing refers to it any more.
+
+    Args:
+        size: bytes, at least one.
+    """
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def give_back_free_memory() -> None:

@@ -30,7 +30,7 @@ from saffron_quantizer.checkpoint.tensor_file import read_header
 from saffron_quantizer.checkpoint.writer import copy_companions, write_index, write_json
 from saffron_quantizer.destination import Destination
 from saffron_quantizer.escalate import Make, Selection, escalate, with_rounds
-from saffron_quantizer.memory import give_back_free_memory, peak_bytes
+from saffron_quantizer.memory import peak_bytes, reuse_memory
 from saffron_quantizer.models.activations import ActivationMemory
 from saffron_quantizer.models.batches import BATCH_TOKENS, LENGTH_STEP
 from saffron_quantizer.models.lean_import import without_compiler
@@ -86,7 +86,7 @@ def quantize(
     folder = destination.unfinished(fingerprint)
     result = _of_first(ranks, lambda: _finished(folder, fingerprint))
     if result is None:
-        give_back_free_memory()
+        reuse_memory()
         memory = _open(run, folder, fingerprint, work, activation_memory)
         result = _make(run, folder, fingerprint, memory, progress)
     if ranks.is_first:

@@ -197,7 +197,10 @@ def energy(W: Tensor, H: Tensor) -> float:
     gram = torch.zeros(H.shape)
     hessian(W, gram)
     diagonal = (gram.diagonal() * H.diagonal()).sum(dtype=torch.float64)
-    return max(0.0, float(diagonal + 2 * gram.tril_(-1).mul_(H).sum(dtype=torch.float64)))
+    products = gram.tril_(-1).mul_(H)
+    # Some rows at a time, since torch makes a copy in float64 of all that it sums up.
+    below = sum(products[begin : begin + _BLOCK].sum(dtype=torch.float64) for begin in range(0, len(products), _BLOCK))
+    return max(0.0, float(diagonal + 2 * below))
 
 
 def _inverse(R: Tensor) -> Tensor:

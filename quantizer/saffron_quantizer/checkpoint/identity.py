@@ -18,7 +18,6 @@ from saffron_quantizer.atomic import PRIVATE_FILE, private_folder, write_file
 
 _NOT_CONTENT = frozenset({"manifest.json", "report.json"})
 """Files about a folder; they are no part of what it is."""
-_CHUNK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -62,11 +61,8 @@ def digest_of(files: Mapping[str, tuple[int, str]]) -> str:
 
 def file_hash(path: Path) -> str:
     """The SHA-256 of a file's content, in hex."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def content_files(folder: Path) -> Iterator[str]:

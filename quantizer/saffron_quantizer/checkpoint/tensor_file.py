@@ -16,10 +16,12 @@ import torch
 from torch import Tensor
 
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
+from saffron_quantizer.memory import own_mapping
 
 _LENGTH_BYTES = 8
 _MAX_HEADER_BYTES = 100_000_000
-_PIECE_BYTES = 1 << 23
+_PIECE_BYTES = 1 << 20
+"""What is larger, and read in one, gets a mapping of its own: in the heap it would leave a hole of its size."""
 
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -112,15 +114,21 @@ def read_entry(entry: TensorEntry) -> Tensor:
     Raises:
         StageError: `MODEL_MALFORMED` if the file ends before the tensor does.
     """
-    raw = torch.empty(entry.bytes, dtype=torch.uint8)
+    raw = _room(entry.bytes)
     if entry.bytes:
         with entry.path.open("rb") as file:
             _fill(file.fileno(), raw.numpy().data, entry.offset, entry.path.name)
     return raw.view(entry.dtype).reshape(entry.shape)
 
 
+def _room(size: int) -> Tensor:
+    if size <= _PIECE_BYTES:
+        return torch.empty(size, dtype=torch.uint8)
+    return torch.frombuffer(own_mapping(size), dtype=torch.uint8)
+
+
 def read_pieces(entry: TensorEntry) -> Iterator[Tensor]:
-    """Read one tensor piece by piece, each [n] and of at most 8 MiB, in memory of its own.
+    """Read one tensor piece by piece, each [n] and of at most 1 MiB, in memory of its own.
 
     Raises:
         StageError: as for `read_entry`.
