@@ -22,7 +22,8 @@ from saffron_kernels import int4_tile as tiles
 from saffron_kernels import openmp
 from saffron_kernels.compiled import LOOPS, AheadOfTime, features
 from saffron_kernels.compiled_floats import BFLOAT16, BYTES, KINDS, load_floats, pointer, store_floats
-from saffron_kernels.int4_tile import AVX2_RAISED, AVX2_UPPERMOST, BLOCK, BLOCK_BYTES, INTERLEAVED, X_BLOCK, int4_tile
+from saffron_kernels.int4_tile import BLOCK, BLOCK_BYTES, INTERLEAVED, X_BLOCK, int4_tile
+from saffron_kernels.int4_tokens import lay_out, write_avx2_token, write_token
 from saffron_kernels.openmp import ITEMS, take
 from saffron_kernels.w4a16_gemm import W4A16Weight, require_product
 
@@ -31,7 +32,6 @@ _FIELDS = range(openmp.FIRST, openmp.FIRST + 18)
     _M, _N, _K, _BLOCKS, _GROUPS, _GROUP_SIZE, _X, _X_STRIDE, _CODES, _SCALE, _SCALE_KIND, _SCALE_BYTES, _ZERO, _BIAS,
     _OUT, _KIND, _BYTES, _CHANNELS,
 ) = _FIELDS  # fmt: skip
-_SOURCE, _ROW_BYTES, _SOURCE_KIND, _COLUMNS, _X_BLOCKS, _INTO = range(openmp.FIRST, openmp.FIRST + 6)
 (
     _W_CODES, _W_FIRST, _W_BLOCKS, _W_COLUMNS, _W_GROUPS, _W_GROUP_SIZE, _W_SCALE, _W_SCALE_KIND, _W_SCALE_BYTES,
     _W_ZERO, _W_INTO,
@@ -43,7 +43,6 @@ _PIECE = 1 << 20
 _TOKENS = 36
 """Tokens that are done at once: so many rows of x stay in the second cache."""
 _PLANE = 32
-_AVX2_BLOCK = X_BLOCK[tiles.AVX2] // 4
 _MANY = 256
 """Tokens in bfloat16 from which on weights are written before they are multiplied."""
 _WRITTEN = 512
@@ -113,7 +112,7 @@ def w4a16_gemm(x: Tensor, weight: W4A16Weight, group_size: int, bias: Tensor | N
     if M >= _MANY and kind == tiles.BFLOAT16:
         return _gemm_of_written(x, weight.codes, weight.scale, weight.zero, group_size, bias)
     arguments = prepared.arguments[:]
-    x = x.contiguous() if M == 1 and kind != tiles.BFLOAT16 else _lay_out(x, kind, arguments[_BLOCKS])
+    x = x.contiguous() if M == 1 and kind != tiles.BFLOAT16 else lay_out(x, kind, arguments[_BLOCKS])
     out = torch.empty((M, arguments[_N]), dtype=key[0])
     arguments[_M], arguments[_X], arguments[_OUT] = M, x.data_ptr(), out.data_ptr()
     if bias is not None:
@@ -181,18 +180,6 @@ def _tile_kind(dtype: torch.dtype) -> int | None:
     return tiles.AVX2 if features() >= {"avx2", "fma", "f16c"} else None
 
 
-def _lay_out(x: Tensor, kind: int, blocks: int) -> Tensor:
-    """[M, K] with zeros up to whole blocks; for a tile in float32, as `int4_tile` takes it."""
-    x = x.contiguous()
-    if kind == tiles.BFLOAT16:
-        padded = blocks * BLOCK
-        return x if x.shape[1] == padded else torch.nn.functional.pad(x, (0, padded - x.shape[1]))
-    into, source = torch.empty(len(x), blocks * X_BLOCK[kind] // 4), KINDS[x.dtype]
-    row_bytes, loop = x.shape[1] * BYTES[source], _avx2_tokens if kind == tiles.AVX2 else _tokens
-    openmp.run(openmp.compile_loop(loop), len(x), x.data_ptr(), row_bytes, source, x.shape[1], blocks, into.data_ptr())
-    return into
-
-
 @cache
 def _loop(kind: int, groups: int, rows: int, tokens: int, symmetric: int) -> openmp.Loop:
     return openmp.compile_loop(_blocks(kind, groups, rows, tokens, symmetric))
@@ -206,56 +193,6 @@ def _tile_size(kind: int, M: int) -> tuple[int, int]:
         return (INTERLEAVED, 4) if kind == tiles.FLOAT32 else (2, 4)
     # A group's sums have registers beside the totals.
     return (INTERLEAVED, 2) if M < 4 else (2, 4) if M < _TOKENS else (2, 6)  # noqa: PLR2004 - as many rows of x
-
-
-def _tokens(data: Any) -> None:
-    """Write x as a tile in float32 takes it."""
-    a = carray(data, (openmp.ARGUMENTS,), np.int64)
-    row = np.zeros(a[_X_BLOCKS] * BLOCK, np.float32)
-    item = take(a)
-    while item < a[ITEMS]:
-        load_floats(a[_SOURCE] + item * a[_ROW_BYTES], a[_SOURCE_KIND], row[: a[_COLUMNS]])
-        _write_token(row, a[_INTO] + item * row.size * 4)
-        item = take(a)
-
-
-def _avx2_tokens(data: Any) -> None:
-    """Write x as a tile for AVX2 takes it."""
-    a = carray(data, (openmp.ARGUMENTS,), np.int64)
-    row = np.zeros(a[_X_BLOCKS] * BLOCK, np.float32)
-    item = take(a)
-    while item < a[ITEMS]:
-        load_floats(a[_SOURCE] + item * a[_ROW_BYTES], a[_SOURCE_KIND], row[: a[_COLUMNS]])
-        _write_avx2_token(row, a[_INTO] + item * a[_X_BLOCKS] * _AVX2_BLOCK * 4)
-        item = take(a)
-
-
-@njit(nogil=True)
-def _write_token(row: Any, address: int) -> None:
-    """Write a token's even and then its odd columns of each 32."""
-    into = carray(pointer(address), (row.size // _PLANE, 2, _PLANE // 2), np.float32)
-    for plane in range(into.shape[0]):
-        for i in range(_PLANE // 2):
-            into[plane, 0, i] = row[plane * _PLANE + 2 * i]
-            into[plane, 1, i] = row[plane * _PLANE + 2 * i + 1]
-
-
-@njit(nogil=True)
-def _write_avx2_token(row: Any, address: int) -> None:
-    """The same divided by what the code of each column is multiplied by where it lies, and sums of each plane."""
-    blocks = row.size // BLOCK
-    into = carray(pointer(address), (blocks, _AVX2_BLOCK), np.float32)
-    for block in range(blocks):
-        own, sums = into[block, :BLOCK].reshape(4, 2, _PLANE // 2), into[block, BLOCK:].reshape(4, _PLANE // 4)
-        sums[:] = np.float32(0)
-        for plane in range(4):
-            for odd in range(2):
-                shift = 4 * plane + 16 * odd
-                over = np.float32(1 << (0 if shift == AVX2_UPPERMOST else shift))
-                for i in range(_PLANE // 2):
-                    x = row[block * BLOCK + plane * _PLANE + 2 * i + odd] * np.float32(AVX2_RAISED)
-                    own[plane, odd, i] = x / over
-                    sums[plane, i % 8] += x
 
 
 def _blocks(kind: int, groups: int, rows: int, tokens: int, symmetric: int) -> Any:
@@ -305,9 +242,9 @@ def _own_token(a: Any, kind: int) -> Any:
     load_floats(a[_X], a[_KIND], row[: a[_K]])
     own = np.empty(a[_X_STRIDE] // 4, np.float32)
     if kind == tiles.AVX2:
-        _write_avx2_token(row, own.ctypes.data)
+        write_avx2_token(row, own.ctypes.data)
     else:
-        _write_token(row, own.ctypes.data)
+        write_token(row, own.ctypes.data)
     return own
 
 
@@ -365,6 +302,7 @@ def _gemm_of_written(  # noqa: PLR0917 - as the op
     return out
 
 
+@openmp.ahead_of_time()
 def _write_rows(data: Any) -> None:
     """Write rows of W in bfloat16."""
     a = carray(data, (openmp.ARGUMENTS,), np.int64)
@@ -406,9 +344,9 @@ def _dequantized_gemm(  # noqa: PLR0917 - as above
 
 def _ahead_of_time() -> Iterator[Callable[[], object]]:
     """What compiles every loop that a product may ask for on the processor that loops are compiled for."""
-    besides = {tiles.BFLOAT16: _write_rows, tiles.FLOAT32: _tokens, tiles.AVX2: _avx2_tokens}
-    for kind in besides.keys() & {_tile_kind(dtype) for dtype in KINDS}:
-        yield partial(openmp.compile_loop, besides[kind])
+    for kind in {_tile_kind(dtype) for dtype in KINDS}:
+        if kind is None:
+            continue
         sizes = {_tile_size(kind, M) for M in range(1, _TOKENS + 1)}
         for groups, (rows, tokens), symmetric in product((1, 2, 4), sorted(sizes), (0, 1)):
             yield partial(_loop, kind, groups, rows, tokens, symmetric)

@@ -1,0 +1,94 @@
+"""How tokens lie in memory for `int4_tile`: the columns of a vector of codes follow the order of their nibbles."""
+
+# numba and llvmlite have no types for mypy.
+# ruff: noqa: ANN401
+
+from typing import Any
+
+import numpy as np
+import torch
+from numba import carray, njit
+from torch import Tensor
+
+from saffron_kernels import int4_tile as tiles
+from saffron_kernels import openmp
+from saffron_kernels.compiled_floats import BYTES, KINDS, load_floats, pointer
+from saffron_kernels.int4_tile import AVX2_RAISED, AVX2_UPPERMOST, BLOCK, X_BLOCK
+from saffron_kernels.openmp import ITEMS, take
+
+_X, _ROW_BYTES, _KIND, _COLUMNS, _BLOCKS, _INTO = range(openmp.FIRST, openmp.FIRST + 6)
+_PLANE = 32
+_AVX2_BLOCK = X_BLOCK[tiles.AVX2] // 4
+
+
+def lay_out(x: Tensor, kind: int, blocks: int) -> Tensor:
+    """Lay tokens out.
+
+    Args:
+        x: [M, K] of any floating type.
+        kind: which of `int4_tile`'s kinds they are for.
+        blocks: ceil(K / 128).
+
+    Returns:
+        What the tile takes: x with zeros up to whole blocks, in float32 but for bfloat16's kind.
+    """
+    x = x.contiguous()
+    if kind == tiles.BFLOAT16:
+        padded = blocks * BLOCK
+        return x if x.shape[1] == padded else torch.nn.functional.pad(x, (0, padded - x.shape[1]))
+    into, source = torch.empty(len(x), blocks * X_BLOCK[kind] // 4), KINDS[x.dtype]
+    row_bytes, loop = x.shape[1] * BYTES[source], _avx2_tokens if kind == tiles.AVX2 else _tokens
+    openmp.run(openmp.compile_loop(loop), len(x), x.data_ptr(), row_bytes, source, x.shape[1], blocks, into.data_ptr())
+    return into
+
+
+@openmp.ahead_of_time()
+def _tokens(data: Any) -> None:
+    """Write x as a tile in float32 takes it."""
+    a = carray(data, (openmp.ARGUMENTS,), np.int64)
+    row = np.zeros(a[_BLOCKS] * BLOCK, np.float32)
+    item = take(a)
+    while item < a[ITEMS]:
+        load_floats(a[_X] + item * a[_ROW_BYTES], a[_KIND], row[: a[_COLUMNS]])
+        write_token(row, a[_INTO] + item * row.size * 4)
+        item = take(a)
+
+
+@openmp.ahead_of_time()
+def _avx2_tokens(data: Any) -> None:
+    """Write x as a tile for AVX2 takes it."""
+    a = carray(data, (openmp.ARGUMENTS,), np.int64)
+    row = np.zeros(a[_BLOCKS] * BLOCK, np.float32)
+    item = take(a)
+    while item < a[ITEMS]:
+        load_floats(a[_X] + item * a[_ROW_BYTES], a[_KIND], row[: a[_COLUMNS]])
+        write_avx2_token(row, a[_INTO] + item * a[_BLOCKS] * _AVX2_BLOCK * 4)
+        item = take(a)
+
+
+@njit(nogil=True)
+def write_token(row: Any, address: int) -> None:
+    """Write a token's even and then its odd columns of each 32."""
+    into = carray(pointer(address), (row.size // _PLANE, 2, _PLANE // 2), np.float32)
+    for plane in range(into.shape[0]):
+        for i in range(_PLANE // 2):
+            into[plane, 0, i] = row[plane * _PLANE + 2 * i]
+            into[plane, 1, i] = row[plane * _PLANE + 2 * i + 1]
+
+
+@njit(nogil=True)
+def write_avx2_token(row: Any, address: int) -> None:
+    """The same divided by what the code of each column is multiplied by where it lies, and sums of each plane."""
+    blocks = row.size // BLOCK
+    into = carray(pointer(address), (blocks, _AVX2_BLOCK), np.float32)
+    for block in range(blocks):
+        own, sums = into[block, :BLOCK].reshape(4, 2, _PLANE // 2), into[block, BLOCK:].reshape(4, _PLANE // 4)
+        sums[:] = np.float32(0)
+        for plane in range(4):
+            for odd in range(2):
+                shift = 4 * plane + 16 * odd
+                over = np.float32(1 << (0 if shift == AVX2_UPPERMOST else shift))
+                for i in range(_PLANE // 2):
+                    x = row[block * BLOCK + plane * _PLANE + 2 * i + odd] * np.float32(AVX2_RAISED)
+                    own[plane, odd, i] = x / over
+                    sums[plane, i % 8] += x
