@@ -13,6 +13,7 @@ from saffron_api.results import PredictedSize, Stage
 from saffron_operator import names
 from saffron_operator.decision import (
     CreateJob,
+    DeleteJob,
     EventType,
     KeepResult,
 )
@@ -74,6 +75,18 @@ def test_no_more_jobs_at_a_time_than_asked_for_and_the_baseline_first():
     world.run()
     running = [(job.stage, job.candidate) for job in world.jobs.values()]
     assert running[3:] == [(Stage.QUANTIZE, "rtn-int4"), (Stage.QUANTIZE, "gptq-int4"), (Stage.QUANTIZE, "int8")]
+
+
+def test_an_inspect_for_other_candidates_is_stopped_before_the_next_begins():
+    world = without_rollout()
+    world.step()
+    (before,) = world.jobs
+    world.change(rollout=None, candidates=[{"name": "int8", "method": "RTN", "scheme": "W8A8"}])
+    decided = world.step().actions
+    (deleted,) = [act.name for act in decided if isinstance(act, DeleteJob)]
+    (created,) = [act.name for act in decided if isinstance(act, CreateJob)]
+    assert (deleted, created.startswith("qwen-inspect-")) == (before, True)
+    assert created != before
 
 
 def test_evaluate_waits_for_the_baseline():

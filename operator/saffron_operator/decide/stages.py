@@ -68,7 +68,7 @@ def progress(inputs: Inputs) -> Progress:
     stopped = tuple(
         DeleteJob(job.name, job.uid)
         for job in mine(inputs)
-        if job.stage is not Stage.INSPECT and job.phase not in _OVER and not job.deleting
+        if (job.stage, job.key) != (inspect.stage, inspect.key) and job.phase not in _OVER and not job.deleting
     )
     return Progress(
         standing=_shared_standing(inputs, inspect, found, reasons.INSPECTING),
