@@ -22,11 +22,16 @@ def _digest(*files: Path) -> str:
     return hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
 
+@cache
+def _digest_of_package() -> str:
+    return _digest(*sorted(Path(__file__).parent.glob("*.py")))
+
+
 class _ByContent:
     _py_file: str
 
     def get_source_stamp(self) -> tuple[str, str]:
-        return _digest(Path(self._py_file)), _digest(*sorted(Path(__file__).parent.glob("*.py")))
+        return _digest(Path(self._py_file)), _digest_of_package()
 
 
 class Given(_ByContent, UserProvidedCacheLocator):

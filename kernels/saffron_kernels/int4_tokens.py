@@ -16,7 +16,7 @@ from saffron_kernels.compiled_floats import BYTES, KINDS, load_floats, pointer
 from saffron_kernels.int4_tile import AVX2_RAISED, AVX2_UPPERMOST, BLOCK, X_BLOCK
 from saffron_kernels.openmp import ITEMS, take
 
-_X, _ROW_BYTES, _KIND, _COLUMNS, _BLOCKS, _INTO = range(openmp.FIRST, openmp.FIRST + 6)
+_X, _ROW_BYTES, _FLOATS, _COLUMNS, _BLOCKS, _INTO, _INTO_BYTES, _KIND = range(openmp.FIRST, openmp.FIRST + 8)
 _PLANE = 32
 _AVX2_BLOCK = X_BLOCK[tiles.AVX2] // 4
 
@@ -36,38 +36,44 @@ def lay_out(x: Tensor, kind: int, blocks: int) -> Tensor:
     if kind == tiles.BFLOAT16:
         padded = blocks * BLOCK
         return x if x.shape[1] == padded else torch.nn.functional.pad(x, (0, padded - x.shape[1]))
-    into, source = torch.empty(len(x), blocks * X_BLOCK[kind] // 4), KINDS[x.dtype]
-    row_bytes, loop = x.shape[1] * BYTES[source], _avx2_tokens if kind == tiles.AVX2 else _tokens
-    openmp.run(openmp.compile_loop(loop), len(x), x.data_ptr(), row_bytes, source, x.shape[1], blocks, into.data_ptr())
+    into, floats = torch.empty(len(x), blocks * X_BLOCK[kind] // 4), KINDS[x.dtype]
+    openmp.run(
+        openmp.compile_loop(_tokens),
+        len(x),
+        *(x.data_ptr(), x.shape[1] * BYTES[floats], floats, x.shape[1], blocks),
+        *(into.data_ptr(), blocks * X_BLOCK[kind], kind),
+    )
     return into
 
 
 @openmp.ahead_of_time()
 def _tokens(data: Any) -> None:
-    """Write x as a tile in float32 takes it."""
     a = carray(data, (openmp.ARGUMENTS,), np.int64)
     row = np.zeros(a[_BLOCKS] * BLOCK, np.float32)
     item = take(a)
     while item < a[ITEMS]:
-        load_floats(a[_X] + item * a[_ROW_BYTES], a[_KIND], row[: a[_COLUMNS]])
-        write_token(row, a[_INTO] + item * row.size * 4)
-        item = take(a)
-
-
-@openmp.ahead_of_time()
-def _avx2_tokens(data: Any) -> None:
-    """Write x as a tile for AVX2 takes it."""
-    a = carray(data, (openmp.ARGUMENTS,), np.int64)
-    row = np.zeros(a[_BLOCKS] * BLOCK, np.float32)
-    item = take(a)
-    while item < a[ITEMS]:
-        load_floats(a[_X] + item * a[_ROW_BYTES], a[_KIND], row[: a[_COLUMNS]])
-        write_avx2_token(row, a[_INTO] + item * a[_BLOCKS] * _AVX2_BLOCK * 4)
+        load_floats(a[_X] + item * a[_ROW_BYTES], a[_FLOATS], row[: a[_COLUMNS]])
+        write_token(a[_KIND], row, a[_INTO] + item * a[_INTO_BYTES])
         item = take(a)
 
 
 @njit(nogil=True)
-def write_token(row: Any, address: int) -> None:
+def write_token(kind: int, row: Any, address: int) -> None:
+    """Write a token in float32 as a tile of a kind takes it, for compiled loops.
+
+    Args:
+        kind: one of `int4_tile`'s for float32.
+        row: float32, whole blocks of columns.
+        address: of as many bytes as the kind takes for these.
+    """
+    if kind == tiles.AVX2:
+        _write_divided(row, address)
+    else:
+        _write_planes(row, address)
+
+
+@njit(nogil=True)
+def _write_planes(row: Any, address: int) -> None:
     """Write a token's even and then its odd columns of each 32."""
     into = carray(pointer(address), (row.size // _PLANE, 2, _PLANE // 2), np.float32)
     for plane in range(into.shape[0]):
@@ -77,7 +83,7 @@ def write_token(row: Any, address: int) -> None:
 
 
 @njit(nogil=True)
-def write_avx2_token(row: Any, address: int) -> None:
+def _write_divided(row: Any, address: int) -> None:
     """The same divided by what the code of each column is multiplied by where it lies, and sums of each plane."""
     blocks = row.size // BLOCK
     into = carray(pointer(address), (blocks, _AVX2_BLOCK), np.float32)

@@ -23,7 +23,7 @@ from saffron_kernels import openmp
 from saffron_kernels.compiled import LOOPS, AheadOfTime, features
 from saffron_kernels.compiled_floats import BFLOAT16, BYTES, KINDS, load_floats, pointer, store_floats
 from saffron_kernels.int4_tile import BLOCK, BLOCK_BYTES, INTERLEAVED, X_BLOCK, int4_tile
-from saffron_kernels.int4_tokens import lay_out, write_avx2_token, write_token
+from saffron_kernels.int4_tokens import lay_out, write_token
 from saffron_kernels.openmp import ITEMS, take
 from saffron_kernels.w4a16_gemm import W4A16Weight, require_product
 
@@ -241,10 +241,7 @@ def _own_token(a: Any, kind: int) -> Any:
     row = np.zeros(a[_BLOCKS] * BLOCK, np.float32)
     load_floats(a[_X], a[_KIND], row[: a[_K]])
     own = np.empty(a[_X_STRIDE] // 4, np.float32)
-    if kind == tiles.AVX2:
-        write_avx2_token(row, own.ctypes.data)
-    else:
-        write_token(row, own.ctypes.data)
+    write_token(kind, row, own.ctypes.data)
     return own
 
 
