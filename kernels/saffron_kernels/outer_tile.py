@@ -4,8 +4,6 @@ A step is a word of 32 bits for each row and column, which the instruction set m
 bfloat16 numbers that follow each other along what is summed, of which VDPBF16PS of AVX512-BF16 adds both products to a
 float32. A product of two bfloat16 numbers is exact in float32. A panel has the words of 48 rows or columns side by side
 for each step, [steps, 48].
-
-Numba's cache knows of changes in the file of a compiled function alone: whoever changes the tile empties the cache.
 """
 
 # numba and llvmlite have no types for mypy.
