@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saffron_kernels import gptq_block as module
-from saffron_kernels import gptq_block_cpu
 from saffron_kernels.gptq_block import gptq_block, gptq_block_reference
 from saffron_kernels.gptq_block_triton import gptq_block_launch
 
@@ -122,8 +121,7 @@ def test_halves_are_rounded_to_the_even_code_and_what_is_beyond_the_codes_to_the
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
-def test_the_number_of_threads_changes_no_bit(threads, monkeypatch):
-    monkeypatch.setattr(gptq_block_cpu, "_WORTH_A_THREAD", 1)
+def test_the_number_of_threads_changes_no_bit(threads):
     given_inputs = inputs(1, 300, 31, 1)
     expected = gptq_block_reference(*given_inputs, -128, 127)
     before = torch.get_num_threads()
