@@ -96,7 +96,6 @@ def remembered(body):
 openmp.compile_loop = remembered
 from saffron_kernels.fp8_gemm import fp8_gemm
 from saffron_kernels.gptq_block import gptq_block
-from saffron_kernels.gptq_block_cpu import _rows
 from saffron_kernels.hessian import hessian
 from saffron_kernels.quantize_per_token import quantize_per_token_fp8
 from saffron_kernels.w4a16_gemm import repack_w4a16, w4a16_gemm
@@ -115,8 +114,7 @@ for tokens in (1, 3, 40):
         w8a8_linear(x, torch.ones(8, 128, dtype=torch.int8), torch.ones(8, 1))
         ones_fp8 = torch.ones(8, 128).to(torch.float8_e4m3fn)
         fp8_gemm(*quantize_per_token_fp8(x), ones_fp8, torch.ones(8, 1), out_dtype=dtype)
-hits = [sum(_rows.stats.cache_hits.values()), *(loop.owner.cache_hits for loop in compiled.values())]
-print(json.dumps({{"hits": hits, "misses": sum(_rows.stats.cache_misses.values())}}))
+print(json.dumps([loop.owner.cache_hits for loop in compiled.values()]))
 """
 
 
@@ -132,6 +130,6 @@ def test_a_process_finds_what_was_compiled_for_its_processor_and_compiles_nothin
         capture_output=True,
         text=True,
     )
-    told = json.loads(done.stdout)
-    assert len(told["hits"]) > 10
-    assert told == {"hits": [1] * len(told["hits"]), "misses": 0}
+    hits = json.loads(done.stdout)
+    assert len(hits) > 10
+    assert hits == [1] * len(hits)
