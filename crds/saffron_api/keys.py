@@ -13,7 +13,7 @@ from saffron_api.candidate import CandidateSpec
 from saffron_api.model import ApiModel
 from saffron_api.spec import Calibration, Candidate, Data, Evaluation, Gates
 
-ARTEFACT_VERSION = 6
+ARTEFACT_VERSION = 7
 """Raised when the same input would give other bytes, so that an upgrade alone requantizes nothing."""
 
 

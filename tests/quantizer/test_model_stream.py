@@ -6,6 +6,7 @@ import transformers
 from tinymodels.configs import SPECIAL
 
 from saffron_api.failures import FailureReason, StageError
+from saffron_kernels.nn import RmsNorm
 from saffron_quantizer.models.architectures import ARCHITECTURES
 from saffron_quantizer.models.batches import BATCH_TOKENS, make_batches
 from saffron_quantizer.models.stream import ModelStream
@@ -184,3 +185,18 @@ def test_no_batch_and_no_padding_crosses_a_limit():
 def test_a_sequence_must_be_one_dimensional_and_not_empty(bad):
     with pytest.raises(ValueError, match="1-D with at least one token"):
         make_batches([bad])
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in {"OPT", "GPTNeoX"}])
+def test_a_norm_of_a_model_computes_what_that_of_transformers_does(tiny_model, name):
+    folder = tiny_model(name, dtype=torch.bfloat16)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).model.layers[1]
+    stream = ModelStream.open(folder, dtype=torch.bfloat16)
+    with stream.loaded(1) as block, torch.no_grad():
+        norms = {place: module for place, module in block.named_modules() if isinstance(module, RmsNorm)}
+        assert list(norms) == [place for place, module in theirs.named_modules() if "RMSNorm" in type(module).__name__]
+        for number, (place, norm) in enumerate(norms.items()):
+            x = torch.randn(2, 5, *norm.weight.shape, generator=torch.Generator().manual_seed(number)).bfloat16()
+            # Sums are added up in another order. What then lies between two numbers may be rounded to either, and
+            # Llama's norm rounds twice.
+            torch.testing.assert_close(norm(x), theirs.get_submodule(place)(x), rtol=2**-6, atol=1e-7)

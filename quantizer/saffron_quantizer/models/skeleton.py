@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from saffron_api.candidate import KvCache
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
-from saffron_kernels.nn import Fp8Linear, Int8Linear, StaticFp8Linear
+from saffron_kernels.nn import Fp8Linear, Int8Linear, RmsNorm, StaticFp8Linear
 from saffron_quantizer.models.experts import unpack
 from saffron_quantizer.models.kv_cache import Fp8KvCache
 from saffron_quantizer.models.recognize import architecture_of
@@ -25,6 +25,19 @@ ROUNDING_LINEARS: dict[Activations, type[nn.Module]] = {
     Activations.FP8_PER_TENSOR: StaticFp8Linear,
 }
 """The modules that round their inputs as engines do, and compute from codes."""
+
+_NORMS = {
+    "Gemma2RMSNorm": True,
+    "Gemma3RMSNorm": True,
+    "LlamaRMSNorm": False,
+    "MistralRMSNorm": False,
+    "MixtralRMSNorm": False,
+    "Phi3RMSNorm": False,
+    "Qwen2RMSNorm": False,
+    "Qwen3MoeRMSNorm": False,
+    "Qwen3RMSNorm": False,
+}
+"""transformers' classes that `RmsNorm` computes, and whether the gain is one plus the weight."""
 
 _KV_SCALES = ("k_scale", "v_scale")
 
@@ -80,6 +93,7 @@ class Skeleton:
         self.blocks: nn.ModuleList = self.model.get_submodule(self.architecture.blocks)
         for index, block in enumerate(self.blocks):
             self._make_linears(block, self.architecture.block(index))
+        _make_norms(self.model)
         self.kv_caches = self._kv_caches()
         # Before any work, so that a folder with a hole never becomes a checkpoint with one.
         for name, parameter in self.model.named_parameters():
@@ -319,6 +333,15 @@ def _rename(model: nn.Module, name: str, leaf: str) -> None:
     delattr(owner, known)
     owner.add_module(leaf, module)
     object.__setattr__(owner, known, module)
+
+
+def _make_norms(model: nn.Module) -> None:
+    """Let our norm stand for transformers' own, which takes half a dozen passes over memory."""
+    for name, module in list(model.named_modules()):
+        if (one_plus := _NORMS.get(type(module).__name__)) is not None:
+            eps = getattr(module, "variance_epsilon", None) or module.eps
+            parent, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(parent), leaf, RmsNorm(module.get_parameter("weight"), eps, one_plus=one_plus))
 
 
 def _replace(block: nn.Module, name: str, kind: type[nn.Module]) -> None:
