@@ -1,22 +1,35 @@
 """How much memory this process has needed, how much more it may take, and how it gives back what it needs no more."""
 
 import ctypes
+import math
 import mmap
+import re
 import resource
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
 _KIBIBYTE = 1024
+_MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) ")
+_LIBRARY = re.compile(r"\S+ r-.p .*\.so[.0-9]*$")
+"""How lines of /proc/self/smaps begin a mapping, and one that is of a library and can't be written to."""
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD, _ARENA_MAX = -3, -1, -8
 """Parameters of glibc's `mallopt`, as malloc.h numbers them."""
 _LARGE_BYTES = 1 << 18
 """What is at least as large is mapped by itself before the walk through a model begins."""
-_OWN_MAPPING_BYTES = 32 << 20
+_OWN_MAPPING_BYTES = 8 << 20
 """As `_LARGE_BYTES` during the walk: Hessians of wide layers and float copies of their weights.
 
-The intermediate results of a batch are smaller. They come from the heap, where the next ones take their place."""
+The intermediate results of a batch of a narrow model are smaller. They come from the heap, where the next ones take
+their place; of a wider one they take so long to compute that new pages do not matter."""
 _KEPT_FREE_BYTES = 16 << 20
+_SLAB_BYTES, _SLAB_STEP = 4 << 20, 1 << 20
+"""Of a slab for small things, and what the size of one for a large thing is a multiple of."""
+_COUNTED = ["arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"]
+"""What glibc's `mallinfo2` counts; `fordblks` are the free bytes of the heap."""
+_IDLE_HEAP_BYTES, _IDLE_LIBRARY_BYTES = 64 << 20, 96 << 20
+"""What is worth the time to give it back, some 10 and some 30 ms with what is taken again."""
 
 
 def peak_bytes() -> int:
@@ -49,6 +62,7 @@ def reuse_memory() -> None:
     To map memory, to touch its pages for the first time and to give it back takes longer than many a step.
     """
     give_back_free_memory()
+    give_back_idle_memory()
     ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _OWN_MAPPING_BYTES)
 
 
@@ -61,9 +75,72 @@ def own_mapping(size: int) -> mmap.mmap:
     return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
+class Slabs:
+    """Memory outside the heap for what stays for a while, taken again and again.
+
+    In the heap it would lie between the results of single steps, and leave holes that the next ones do not fit into. To
+    map memory anew each time takes longer than many a step.
+    """
+
+    def __init__(self) -> None:
+        self._free: dict[int, list[mmap.mmap]] = {}
+
+    def take(self, size: int) -> memoryview:
+        """At least so many bytes, for one large thing or some small ones, until nothing refers to them any more."""
+        size = _SLAB_BYTES if 2 * size <= _SLAB_BYTES else -(-size // _SLAB_STEP) * _SLAB_STEP
+        free = self._free.setdefault(size, [])
+        mapping = free.pop() if free else own_mapping(size)
+        slab = memoryview(mapping)
+        weakref.finalize(slab, free.append, mapping)
+        return slab
+
+
+def give_back_idle_memory() -> None:
+    """Give back what is free inside the heap, and what of libraries is only kept from their files, if it is much."""
+    if _free_inside_heap() > _IDLE_HEAP_BYTES:
+        give_back_free_memory()
+    if _bytes_of_files() > _IDLE_LIBRARY_BYTES:
+        give_back_libraries()
+
+
 def give_back_free_memory() -> None:
     """Give back what is free inside the heap, between pieces that are in use."""
     ctypes.CDLL(None).malloc_trim(0)
+
+
+def give_back_libraries() -> None:
+    """Give back the pages of libraries that have not been written to.
+
+    Imports and compilers read far more of a library than is read again. What is, the system maps anew from its cache of
+    files, in which it stays.
+    """
+    libc, begin, end, is_library = ctypes.CDLL(None), 0, 0, False
+    for line in Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines():
+        if mapping := _MAPPING.match(line):
+            begin, end = (int(address, 16) for address in mapping.groups())
+            is_library = _LIBRARY.match(line) is not None
+        elif is_library and line.startswith("Anonymous:") and line.split()[1] == "0":
+            libc.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), mmap.MADV_DONTNEED)
+
+
+class _HeapUse(ctypes.Structure):
+    """What `mallinfo2` gives."""
+
+    _fields_ = tuple((name, ctypes.c_size_t) for name in _COUNTED)
+
+
+def _free_inside_heap() -> float:
+    """Bytes of the heap that are free; more than any number where glibc is too old to tell."""
+    told = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    if told is None:
+        return math.inf
+    told.restype = _HeapUse
+    return int(told().fordblks)
+
+
+def _bytes_of_files() -> int:
+    """Bytes of this process's memory that are pages of files."""
+    return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[2]) * mmap.PAGESIZE
 
 
 def free_bytes(root: Path = Path("/")) -> int | None:

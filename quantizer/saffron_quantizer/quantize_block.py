@@ -15,6 +15,7 @@ from saffron_quantizer.algorithms.gptq import UnstableHessianError
 from saffron_quantizer.algorithms.quantized import Grid, Quantized
 from saffron_quantizer.checkpoint.exactness import stored_exactly
 from saffron_quantizer.fixed_scales import measure_fixed_scales
+from saffron_quantizer.memory import give_back_idle_memory
 from saffron_quantizer.models.activations import Shelf
 from saffron_quantizer.models.calibration import BlockCalibration
 from saffron_quantizer.models.edges import SMOOTHABLE
@@ -141,6 +142,7 @@ def calibrate_block(
         few = calibration.sees_few(group[0])
         groups.append(tuple(replace(each.note, all_tokens=few) for each in rounded))
         del rounded, found, weights
+        give_back_idle_memory()
     if plan.fixed_scales(index):
         stored |= measure_fixed_scales(plan, index, walk)
     else:
@@ -285,11 +287,8 @@ def _restored(plan: Plan, name: str, stored: Mapping[str, Tensor]) -> Tensor:
 
 
 def put_weights(block: nn.Module, plan: Plan, index: int, tensors: Mapping[str, Tensor]) -> None:
-    """Put tensors, by their names in the checkpoint, into a loaded block, in the type that it is computed in."""
+    """Write tensors, by their names in the checkpoint, over those of a loaded block, in the type of these."""
     prefix = f"{plan.architecture.block(index)}."
-    own = dict(block.named_parameters())
+    own = {name for name, _ in block.named_parameters()}
     state = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    block.load_state_dict(
-        {name: tensor.to(own[name].dtype) for name, tensor in state.items() if name in own}, strict=False, assign=True
-    )
-    block.requires_grad_(requires_grad=False)
+    block.load_state_dict({name: tensor for name, tensor in state.items() if name in own}, strict=False)

@@ -14,7 +14,11 @@ import torch
 from torch import Tensor
 
 from saffron_quantizer.atomic import is_full, storage_full
+from saffron_quantizer.memory import Slabs
 
+_SMALL_BYTES = 1 << 16
+_ALIGNMENT = 64
+"""Bytes of a line of the cache."""
 _PREFIX, _SUFFIX = ".activations-", ".partial"
 
 
@@ -22,6 +26,7 @@ class ActivationMemory:
     """What all shelves of one walk may hold in memory together. It changes the time, and no bit of a result.
 
     Attributes:
+        slabs: where what is kept in memory lies.
         used: bytes of the budget that are taken.
     """
 
@@ -39,6 +44,7 @@ class ActivationMemory:
             raise ValueError("activations beyond a budget need a folder")
         self._budget = budget
         self._folder = folder
+        self.slabs = Slabs()
         self.used = 0
 
     def shelf(self, slots: int) -> "Shelf":
@@ -70,6 +76,7 @@ class Shelf:
         self._memory = memory
         self._slots: list[Tensor | _Place | None] = [None] * slots
         self._file: _File | None = None
+        self._slab = torch.empty(0, dtype=torch.uint8)  # what is left of the last one
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -98,7 +105,7 @@ class Shelf:
         # Until all is well the place is empty, so that an error gives nothing back twice.
         self._slots[number] = None
         if self._memory.take(tensor.nbytes):
-            self._slots[number] = tensor
+            self._slots[number] = self._apart(tensor)
         else:
             self._slots[number] = self._filed().write(tensor, before if isinstance(before, _Place) else None)
 
@@ -110,6 +117,16 @@ class Shelf:
 
     def __del__(self) -> None:
         self._memory.give_back(sum(kept.nbytes for kept in self._slots if isinstance(kept, Tensor)))
+
+    def _apart(self, tensor: Tensor) -> Tensor:
+        """A copy outside the heap, of all but a small tensor."""
+        if tensor.nbytes < _SMALL_BYTES:
+            return tensor
+        if tensor.nbytes > len(self._slab):
+            self._slab = torch.frombuffer(self._memory.slabs.take(tensor.nbytes), dtype=torch.uint8)
+        kept = self._slab[: tensor.nbytes].view(tensor.dtype).reshape(tensor.shape)
+        self._slab = self._slab[-(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT :]
+        return kept.copy_(tensor)
 
     def _filed(self) -> "_File":
         if self._file is None:
