@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from saffron_kernels.eager import cpu_kernels, on_cpu
+from saffron_kernels.quantize_per_token import require_tokens
 
 _NIBBLE = 4
 _PER_WORD = 8
@@ -162,6 +163,7 @@ def _require(name: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ..
 
 def require_product(x: Tensor, weight: W4A16Weight, group_size: int, bias: Tensor | None) -> None:
     """Raise ValueError where `w4a16_gemm` does."""
+    require_tokens(x)
     (_, K), (N, G) = x.shape, weight.scale.shape
     if group_size <= 0 or group_size % SLICE or G * group_size != K:
         raise ValueError(f"{G} groups of {group_size} columns do not make {K} columns, or {SLICE} does not divide them")

@@ -202,6 +202,12 @@ def test_what_does_not_fit_is_refused(group_size, bias, message):
         on_the_cpu(tokens(1, 64, torch.float32), stored, group_size, bias)
 
 
+def test_tokens_of_another_type_are_refused():
+    _, _, _, stored = weights(2, 64, 32, torch.float32)
+    with pytest.raises(ValueError, match=r"x must be a matrix of float32, float16 or bfloat16, not torch.float64"):
+        on_the_cpu(tokens(1, 64, torch.float64), stored, 32)
+
+
 @pytest.mark.parametrize(
     ("place", "wrong", "message"),
     [
