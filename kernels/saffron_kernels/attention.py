@@ -13,9 +13,9 @@ def has_fast_causal_attention(q: Tensor) -> bool:
     if q.device.type != "cpu" or q.dtype != torch.bfloat16 or q.shape[-1] % 2:
         return False
     # Numba takes half a second to import, and only this needs it.
-    from saffron_kernels.outer_tile import BFLOAT16, has_tiles  # noqa: PLC0415
+    from saffron_kernels.tile_kinds import AVX512_BF16, has_tiles  # noqa: PLC0415
 
-    return has_tiles(BFLOAT16)
+    return has_tiles(AVX512_BF16)
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None = None) -> Tensor:

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from saffron_kernels.compiled import compiled
-from saffron_kernels.outer_tile import BFLOAT16, COLUMNS, NEEDS, ROWS, add_tile, pack_pairs
+from saffron_kernels.outer_tile import COLUMNS, ROWS, add_tile, pack_pairs
 from saffron_kernels.threads import over_rows
+from saffron_kernels.tile_kinds import AVX512_BF16, TILE_KINDS
 
 _Array = npt.NDArray[Any]
-_ROWS = ROWS[BFLOAT16]
+_ROWS = ROWS[AVX512_BF16]
 _LOG2E = np.float32(1.4426950408889634)
 # 2^f for f in -0.5..0.5, off by 2.4e-6 of itself at most: the Taylor series, and bfloat16 has eight bits.
 _C1, _C2, _C3 = np.float32(0.6931471805599453), np.float32(0.2402265069591007), np.float32(0.05550410866482158)
@@ -79,7 +80,7 @@ def _turn(words: _Array, begin: int, panel: _Array) -> None:
 @compiled(
     "void(uint32[:, :, ::1], uint32[:, :, :, ::1], uint32[:, :, :, ::1], uint16[:, :, :, ::1],"
     " int64, float32, int64, int64, int64)",
-    needs=NEEDS[BFLOAT16],
+    needs=TILE_KINDS[AVX512_BF16].needs,
 )
 def _attend(  # noqa: PLR0917 - as above
     queries: _Array,
@@ -111,7 +112,7 @@ def _attend(  # noqa: PLR0917 - as above
             scores[: end - start + _ROWS] = 0
             for key in range(start, end, _ROWS):
                 rows = keys[key // COLUMNS].ctypes.data + key % COLUMNS * 4
-                add_tile(BFLOAT16, rows, turned.ctypes.data, pairs, scores[key - start].ctypes.data, COLUMNS)
+                add_tile(AVX512_BF16, rows, turned.ctypes.data, pairs, scores[key - start].ctypes.data, COLUMNS)
             _mask(scores, begin, start, end, window)
             _exponentials(scores, end - start, scale, total)
             _pair(scores, end - start, shares)
@@ -120,7 +121,7 @@ def _attend(  # noqa: PLR0917 - as above
                 columns = values[panel, start // 2].ctypes.data if start < length else 0
                 for row in range(0, end - begin, _ROWS):
                     place = sums.ctypes.data + (row * padded + panel * COLUMNS) * 4
-                    add_tile(BFLOAT16, shares.ctypes.data + row * 4, columns, (end - start + 1) // 2, place, padded)
+                    add_tile(AVX512_BF16, shares.ctypes.data + row * 4, columns, (end - start + 1) // 2, place, padded)
             for row in range(end - begin):
                 for column in range(width):
                     sums[row, column] /= total[row]

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -97,6 +98,7 @@ def compiled(*signatures: str, needs: tuple[str, ...] = ()) -> Callable[[_Functi
     return compile_lazily
 
 
+@cache
 def features() -> frozenset[str]:
     """What loops are compiled for and may rely on, in LLVM's spelling."""
     if numba.config.CPU_FEATURES is None:

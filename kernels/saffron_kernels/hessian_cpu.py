@@ -17,7 +17,8 @@ def add_lower(X: Tensor, H: Tensor) -> None:
         H: [B, d, d] float32.
     """
     # Numba takes half a second to import, and only this needs it.
-    from saffron_kernels.hessian_tiles import add_lower_by_tiles, tile_kind  # noqa: PLC0415
+    from saffron_kernels.hessian_tiles import add_lower_by_tiles  # noqa: PLC0415
+    from saffron_kernels.tile_kinds import tile_kind  # noqa: PLC0415
 
     kind = tile_kind(X.dtype)
     for x, gram in zip(X, H, strict=True):

@@ -7,7 +7,6 @@ that is the sum that float32 products give, in another order.
 # numba has no types for mypy.
 # ruff: noqa: ANN401
 
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -20,19 +19,8 @@ from saffron_kernels import openmp
 from saffron_kernels.compiled import compiled
 from saffron_kernels.compiled_floats import BYTES, KINDS, load_floats, pointer
 from saffron_kernels.openmp import ITEMS, ahead_of_time, take
-from saffron_kernels.outer_tile import (
-    AVX2,
-    BFLOAT16,
-    COLUMNS,
-    FLOAT32,
-    NEEDS,
-    PER_STEP,
-    ROWS,
-    WIDTH,
-    add_tile,
-    has_tiles,
-    pack_pairs,
-)
+from saffron_kernels.outer_tile import COLUMNS, PER_STEP, ROWS, WIDTH, add_tile, pack_pairs
+from saffron_kernels.tile_kinds import AVX512_BF16, TILE_KINDS
 
 _Array = npt.NDArray[Any]
 _X, _TOKENS, _COLUMNS, _KIND, _BYTES, _PACKED = range(openmp.FIRST, openmp.FIRST + 6)
@@ -48,13 +36,6 @@ _READ = 16
 """Tokens that a thread lays out before it takes the next ones: read along the rows, as they lie."""
 
 
-@cache
-def tile_kind(dtype: torch.dtype) -> int | None:
-    """Which of `outer_tile`'s kinds is for tokens of a type on this processor; None where there is none."""
-    kinds = (BFLOAT16, FLOAT32, AVX2) if dtype == torch.bfloat16 else (FLOAT32, AVX2)
-    return next((kind for kind in kinds if has_tiles(kind)), None)
-
-
 def add_lower_by_tiles(x: Tensor, gram: Tensor, kind: int) -> None:
     """Add xᵀ x to the lower triangle of a matrix, in place.
 
@@ -64,7 +45,7 @@ def add_lower_by_tiles(x: Tensor, gram: Tensor, kind: int) -> None:
     Args:
         x: [N, d] bfloat16, float16 or float32.
         gram: [d, d] float32.
-        kind: of the tiles.
+        kind: of the tiles (`tile_kinds`).
     """
     if gram.stride(1) != 1:
         summed = torch.zeros(gram.shape)
@@ -82,7 +63,7 @@ def _add_tokens(x: Tensor, gram: Tensor, packed: Tensor, kind: int) -> None:
     """Add so many tokens, [N, d], that their panels stay in the cache, given room for these."""
     panels, steps = len(packed), -(-len(x) // PER_STEP[kind])
     float_kind = KINDS[x.dtype]
-    pack, items = (_pack_pairs, panels) if kind == BFLOAT16 else (_pack_floats, -(-len(x) // _READ))
+    pack, items = (_pack_pairs, panels) if kind == AVX512_BF16 else (_pack_floats, -(-len(x) // _READ))
     openmp.run(
         openmp.compile_loop(pack),
         items,
@@ -172,5 +153,5 @@ def _add_block(a: _Array, block: _Array, top: int, left: int) -> None:
             sums[column] += block[i, column - left * COLUMNS]
 
 
-_BLOCKS = tuple(ahead_of_time(*NEEDS[kind])(_blocks(kind)) for kind in (BFLOAT16, FLOAT32, AVX2))
+_BLOCKS = tuple(ahead_of_time(*kind.needs)(_blocks(number)) for number, kind in enumerate(TILE_KINDS))
 """By kind."""

@@ -210,11 +210,10 @@ def _fma(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Val
     return call(builder, f"llvm.fma.v{a.type.count}f32", a.type, [a, b, c])
 
 
-BFLOAT16, FLOAT32, AVX2 = 0, 1, 2
 _KINDS = ((bfloat16_block, 16), (float32_block, 16), (avx2_block, 8))
-"""By number: what makes a block, lanes of a sum."""
+"""By kind (`tile_kinds`): what makes a block, lanes of a sum."""
 X_BLOCK = (2 * BLOCK, 4 * BLOCK, 4 * (BLOCK + 32))
-"""By number: bytes of a block of x."""
+"""By kind: bytes of a block of x."""
 
 
 @intrinsic(prefer_literal=True)
@@ -239,7 +238,7 @@ def int4_tile(  # noqa: PLR0917 - numba has positional parameters only
     """The sums of a tile.
 
     Args:
-        kind: what makes it, a constant in the loop, as the next four.
+        kind: what makes it (`tile_kinds`), a constant in the loop, as the next four.
         rows: rows of W, a divisor of 4.
         tokens: rows of x.
         groups: groups in a block: 1, 2 or 4.

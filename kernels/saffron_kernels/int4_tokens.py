@@ -10,15 +10,15 @@ import torch
 from numba import carray, njit
 from torch import Tensor
 
-from saffron_kernels import int4_tile as tiles
 from saffron_kernels import openmp
 from saffron_kernels.compiled_floats import BYTES, KINDS, load_floats, pointer
 from saffron_kernels.int4_tile import AVX2_RAISED, AVX2_UPPERMOST, BLOCK, X_BLOCK
 from saffron_kernels.openmp import ITEMS, take
+from saffron_kernels.tile_kinds import AVX2, AVX512_BF16
 
 _X, _ROW_BYTES, _FLOATS, _COLUMNS, _BLOCKS, _INTO, _INTO_BYTES, _KIND = range(openmp.FIRST, openmp.FIRST + 8)
 _PLANE = 32
-_AVX2_BLOCK = X_BLOCK[tiles.AVX2] // 4
+_AVX2_BLOCK = X_BLOCK[AVX2] // 4
 
 
 def lay_out(x: Tensor, kind: int, blocks: int) -> Tensor:
@@ -26,14 +26,14 @@ def lay_out(x: Tensor, kind: int, blocks: int) -> Tensor:
 
     Args:
         x: [M, K] of any floating type.
-        kind: which of `int4_tile`'s kinds they are for.
+        kind: of the tiles that they are for (`tile_kinds`).
         blocks: ceil(K / 128).
 
     Returns:
         What the tile takes: x with zeros up to whole blocks, in float32 but for bfloat16's kind.
     """
     x = x.contiguous()
-    if kind == tiles.BFLOAT16:
+    if kind == AVX512_BF16:
         padded = blocks * BLOCK
         return x if x.shape[1] == padded else torch.nn.functional.pad(x, (0, padded - x.shape[1]))
     into, floats = torch.empty(len(x), blocks * X_BLOCK[kind] // 4), KINDS[x.dtype]
@@ -62,11 +62,11 @@ def write_token(kind: int, row: Any, address: int) -> None:
     """Write a token in float32 as a tile of a kind takes it, for compiled loops.
 
     Args:
-        kind: one of `int4_tile`'s for float32.
+        kind: of tiles that multiply float32.
         row: float32, whole blocks of columns.
         address: of as many bytes as the kind takes for these.
     """
-    if kind == tiles.AVX2:
+    if kind == AVX2:
         _write_divided(row, address)
     else:
         _write_planes(row, address)

@@ -18,7 +18,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from saffron_kernels.compiled import compiled, features
+from saffron_kernels.compiled import compiled
 from saffron_kernels.compiled_floats import BFloat
 from saffron_kernels.dot_tile import call
 
@@ -26,24 +26,14 @@ _Array = npt.NDArray[Any]
 
 COLUMNS = 48
 """Rows or columns of a panel, which a tile of each kind divides."""
-BFLOAT16, FLOAT32, AVX2 = 0, 1, 2
-"""Kinds of tiles: AVX512-BF16, float32 by AVX512 and by AVX2."""
 PER_STEP = (2, 1, 1)
-"""By kind: numbers of each row and column in a step."""
+"""By kind (`tile_kinds`): numbers of each row and column in a step."""
 ROWS = (8, 8, 6)
 """By kind: rows of a tile. With its vectors of columns they leave 8 of 32 registers, or 4 of 16, for what is read."""
 _VECTORS = (3, 3, 2)
 _LANES = (16, 16, 8)
 WIDTH = tuple(vectors * lanes for vectors, lanes in zip(_VECTORS, _LANES, strict=True))
 """By kind: columns of a tile."""
-NEEDS = (("avx512bf16",), ("avx512f",), ("avx2", "fma", "f16c"))
-"""By kind: what a processor must have, in LLVM's spelling; compiling VDPBF16PS for another ends the process."""
-
-
-def has_tiles(kind: int) -> bool:
-    """Whether loops are compiled for a processor that has the instructions."""
-    return features().issuperset(NEEDS[kind])
-
 
 _WORD, _INDEX, _FLOAT = ir.IntType(32), ir.IntType(64), ir.FloatType()
 _PAIRS = ir.VectorType(BFloat(), 32)
@@ -76,7 +66,7 @@ def add_tile(  # noqa: PLR0917 - numba has positional parameters only
     """Add a tile of products to a matrix in memory.
 
     Args:
-        kind: of the tile, a constant in the loop.
+        kind: of the tile (`tile_kinds`), a constant in the loop.
         rows: address of the first step's words of the tile's rows in a panel.
         columns: the same of its columns.
         steps: how many there are, at least 1.

@@ -18,13 +18,13 @@ import torch
 from numba import carray, njit
 from torch import Tensor
 
-from saffron_kernels import int4_tile as tiles
 from saffron_kernels import openmp
-from saffron_kernels.compiled import LOOPS, AheadOfTime, features
+from saffron_kernels.compiled import LOOPS, AheadOfTime
 from saffron_kernels.compiled_floats import BFLOAT16, BYTES, KINDS, load_floats, pointer, store_floats
 from saffron_kernels.int4_tile import BLOCK, BLOCK_BYTES, INTERLEAVED, X_BLOCK, int4_tile
 from saffron_kernels.int4_tokens import lay_out, write_token
 from saffron_kernels.openmp import ITEMS, take
+from saffron_kernels.tile_kinds import AVX512, AVX512_BF16, tile_kind
 from saffron_kernels.w4a16_gemm import W4A16Weight, require_product
 
 _FIELDS = range(openmp.FIRST, openmp.FIRST + 18)
@@ -68,7 +68,7 @@ class _Plan(NamedTuple):
 
     Attributes:
         loop: compiled for `openmp.run`.
-        kind: which of `int4_tile`'s.
+        kind: of the tiles (`tile_kinds`).
         scale: kind and bytes of a scale.
         out: kind and bytes of a number of x and of the product.
     """
@@ -109,10 +109,10 @@ def w4a16_gemm(x: Tensor, weight: W4A16Weight, group_size: int, bias: Tensor | N
             return _dequantized_gemm(x, weight.codes, weight.scale, weight.zero, group_size, bias)
         weight.prepared[key] = prepared
     kind = prepared.plan.kind
-    if M >= _MANY and kind == tiles.BFLOAT16:
+    if M >= _MANY and kind == AVX512_BF16:
         return _gemm_of_written(x, weight.codes, weight.scale, weight.zero, group_size, bias)
     arguments = prepared.arguments[:]
-    x = x.contiguous() if M == 1 and kind != tiles.BFLOAT16 else lay_out(x, kind, arguments[_BLOCKS])
+    x = x.contiguous() if M == 1 and kind != AVX512_BF16 else lay_out(x, kind, arguments[_BLOCKS])
     out = torch.empty((M, arguments[_N]), dtype=key[0])
     arguments[_M], arguments[_X], arguments[_OUT] = M, x.data_ptr(), out.data_ptr()
     if bias is not None:
@@ -157,7 +157,7 @@ def _plan(  # noqa: PLR0917 - positions, since the cache is fastest with them
     symmetric: bool,  # noqa: FBT001
 ) -> _Plan | None:
     """How x of this type is multiplied, M tokens at a time; None where only dequantized weights can be."""
-    kind = _tile_kind(dtype)
+    kind = tile_kind(dtype)
     small = group_size in {BLOCK // 4, BLOCK // 2}
     per_block = BLOCK // group_size if small else 1
     if kind is None or not (small or groups == 1 or group_size % BLOCK == 0):
@@ -171,15 +171,6 @@ def _plan(  # noqa: PLR0917 - positions, since the cache is fastest with them
     return _Plan(loop, kind, *((KINDS[each], BYTES[KINDS[each]]) for each in (scale, dtype)))
 
 
-def _tile_kind(dtype: torch.dtype) -> int | None:
-    """Which of `int4_tile`'s kinds this processor has for x."""
-    if "avx512bf16" in features() and dtype == torch.bfloat16:
-        return tiles.BFLOAT16
-    if "avx512f" in features():
-        return tiles.FLOAT32
-    return tiles.AVX2 if features() >= {"avx2", "fma", "f16c"} else None
-
-
 @cache
 def _loop(kind: int, groups: int, rows: int, tokens: int, symmetric: int) -> openmp.Loop:
     return openmp.compile_loop(_blocks(kind, groups, rows, tokens, symmetric))
@@ -189,8 +180,8 @@ def _tile_size(kind: int, M: int) -> tuple[int, int]:
     """Rows of W and of x in a tile: few of x in vain, and no more sums than there are registers."""
     if M == 1:
         return INTERLEAVED, 1
-    if kind != tiles.BFLOAT16:
-        return (INTERLEAVED, 4) if kind == tiles.FLOAT32 else (2, 4)
+    if kind != AVX512_BF16:
+        return (INTERLEAVED, 4) if kind == AVX512 else (2, 4)
     # A group's sums have registers beside the totals.
     return (INTERLEAVED, 2) if M < 4 else (2, 4) if M < _TOKENS else (2, 6)  # noqa: PLR2004 - as many rows of x
 
@@ -198,7 +189,7 @@ def _tile_size(kind: int, M: int) -> tuple[int, int]:
 def _blocks(kind: int, groups: int, rows: int, tokens: int, symmetric: int) -> Any:
     """The loop with these constants, which numba's cache tells apart."""
     # Each thread lays out one token for itself, which takes less time than to start threads for it.
-    alone = tokens == 1 and kind != tiles.BFLOAT16
+    alone = tokens == 1 and kind != AVX512_BF16
 
     def blocks(data: Any) -> None:
         a = carray(data, (openmp.ARGUMENTS,), np.int64)
@@ -341,7 +332,7 @@ def _dequantized_gemm(  # noqa: PLR0917 - as above
 
 def _ahead_of_time() -> Iterator[Callable[[], object]]:
     """What compiles every loop that a product may ask for on the processor that loops are compiled for."""
-    for kind in {_tile_kind(dtype) for dtype in KINDS}:
+    for kind in {tile_kind(dtype) for dtype in KINDS}:
         if kind is None:
             continue
         sizes = {_tile_size(kind, M) for M in range(1, _TOKENS + 1)}

@@ -7,12 +7,11 @@ import triton.language as tl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saffron_kernels import hessian_tiles, outer_tile
 from saffron_kernels.hessian import hessian, hessian_finish, hessian_reference
 from saffron_kernels.hessian_triton import _tile_of, hessian_launch
+from saffron_kernels.tile_kinds import AVX2, AVX512, AVX512_BF16
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
-KINDS = (outer_tile.BFLOAT16, outer_tile.FLOAT32, outer_tile.AVX2, None)
 
 
 def tokens(*shape, dtype=torch.float32, seed=0):
@@ -30,19 +29,11 @@ def assert_is_the_sum(got, X, start=0.0):
     assert torch.tril(off).max() <= 0
 
 
-@pytest.fixture(params=KINDS, ids=["bfloat16", "float32", "avx2", "panels"])
-def kind(request, monkeypatch):
+@pytest.fixture(params=[AVX512_BF16, AVX512, AVX2, None], ids=["bfloat16", "float32", "avx2", "panels"])
+def kind(request, best_tiles):
     """Have sums made this way, by tiles of a kind or vendor products; by bfloat16 tiles only where X is bfloat16."""
-    own = request.param
-    if own is not None and not outer_tile.has_tiles(own):
-        pytest.skip("this processor lacks the instructions")
-    only_bfloat16 = own == outer_tile.BFLOAT16
-    monkeypatch.setattr(
-        hessian_tiles,
-        "tile_kind",
-        lambda dtype: outer_tile.FLOAT32 if only_bfloat16 and dtype != torch.bfloat16 else own,
-    )
-    return own
+    best_tiles(request.param)
+    return request.param
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

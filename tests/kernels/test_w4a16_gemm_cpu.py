@@ -8,15 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saffron_kernels import int4_tile, w4a16_gemm_cpu
-from saffron_kernels.compiled import features
+from saffron_kernels import w4a16_gemm_cpu
+from saffron_kernels.tile_kinds import AVX2, AVX512, AVX512_BF16
 from saffron_kernels.w4a16_gemm import repack_w4a16, w4a16_gemm, w4a16_gemm_reference
 
-KINDS = {
-    int4_tile.BFLOAT16: {"avx512bf16"},
-    int4_tile.FLOAT32: {"avx512f"},
-    int4_tile.AVX2: {"avx2", "fma", "f16c"},
-}
 OF_THE_LARGEST = {
     # Sums of up to 4,096 products of 24 bits, in another order.
     torch.float32: 1e-5,
@@ -28,34 +23,27 @@ ALL = 0
 """One group a row, however long."""
 
 
-@pytest.fixture(params=KINDS, ids=["bfloat16", "float32", "avx2"])
-def kind(request, monkeypatch):
+@pytest.fixture(params=[AVX512_BF16, AVX512, AVX2], ids=["bfloat16", "float32", "avx2"])
+def kind(request, best_tiles):
     """Have products done with this instruction set; bfloat16 only where x is."""
-    if not features() >= KINDS[request.param]:
-        pytest.skip("this processor lacks the instructions")
-    own = request.param
+    best_tiles(request.param)
     w4a16_gemm_cpu._plan.cache_clear()
-    only_bfloat16 = own == int4_tile.BFLOAT16
-    monkeypatch.setattr(
-        w4a16_gemm_cpu,
-        "_tile_kind",
-        lambda dtype: int4_tile.FLOAT32 if only_bfloat16 and dtype != torch.bfloat16 else own,
-    )
-    yield own
+    yield
     w4a16_gemm_cpu._plan.cache_clear()
+
+
+def words(rows, columns, generator):
+    """Eight codes of 4 bits in each."""
+    return torch.randint(-(2**31), 2**31, (rows, columns), generator=generator).to(torch.int32)
 
 
 def check(M, N, K, group_size, dtype, *, symmetric=True, with_bias=False, seed=0):
     generator = torch.Generator().manual_seed(seed)
     group_size = group_size or K
-
-    def words(rows, columns):
-        return torch.randint(-(2**31), 2**31, (rows, columns), generator=generator).to(torch.int32)
-
     x = torch.randn(M, K, generator=generator).to(dtype)
-    packed, groups = words(N, -(-K // 8)), K // group_size
+    packed, groups = words(N, -(-K // 8), generator), K // group_size
     scale = (torch.rand(N, groups, generator=generator) + 0.1).to(dtype)
-    zero = None if symmetric else words(-(-N // 8), groups)
+    zero = None if symmetric else words(-(-N // 8), groups, generator)
     bias = torch.randn(N, generator=generator) if with_bias else None
     ours = w4a16_gemm(x, repack_w4a16(packed, scale, zero, K), group_size, bias)
     expected = w4a16_gemm_reference(x, packed, scale, zero, group_size, bias=bias)
@@ -98,7 +86,7 @@ def test_any_shape(M, N, groups, symmetric, seed):
 def test_each_weight_meets_its_column_exactly(kind):  # noqa: ARG001 - a fixture
     """A token that is 1 in one column gives that column of the weights, which bfloat16 holds exactly here."""
     N, K = 5, 256
-    packed = torch.randint(-(2**31), 2**31, (N, K // 8), generator=torch.Generator().manual_seed(0)).to(torch.int32)
+    packed = words(N, K // 8, torch.Generator().manual_seed(0))
     scale = torch.tensor([[0.5, 2.0]]).bfloat16().repeat(N, 1)
     y = torch.cat([w4a16_gemm(x, repack_w4a16(packed, scale, None, K), 128) for x in torch.eye(K).bfloat16().split(64)])
     nibbles = packed[:, :, None] >> torch.arange(0, 32, 4) & 0xF  # [N, K / 8, 8]
@@ -108,16 +96,16 @@ def test_each_weight_meets_its_column_exactly(kind):  # noqa: ARG001 - a fixture
 
 def test_a_token_alone_and_among_others_is_the_same(kind):  # noqa: ARG001 - a fixture
     generator = torch.Generator().manual_seed(0)
-    packed = torch.randint(-(2**31), 2**31, (70, 48), generator=generator).to(torch.int32)
-    weight = repack_w4a16(packed, torch.rand(70, 3, generator=generator).bfloat16(), None, 384)
+    packed, scale = words(70, 48, generator), torch.rand(70, 3, generator=generator).bfloat16()
+    weight = repack_w4a16(packed, scale, None, 384)
     x = torch.randn(6, 384, generator=generator).bfloat16()
     assert torch.equal(torch.cat([w4a16_gemm(row[None], weight, 128) for row in x]), w4a16_gemm(x, weight, 128))
 
 
 def multiplied_once():
     """A weight of 3 by 256 of which the product with one token is prepared, the token and the product."""
-    packed = torch.randint(-(2**31), 2**31, (3, 32), generator=torch.Generator().manual_seed(0)).to(torch.int32)
-    weight, x = repack_w4a16(packed, torch.tensor([[0.5, 2.0]]).repeat(3, 1), None, 256), torch.ones(1, 256)
+    packed, scale = words(3, 32, torch.Generator().manual_seed(0)), torch.tensor([[0.5, 2.0]]).repeat(3, 1)
+    weight, x = repack_w4a16(packed, scale, None, 256), torch.ones(1, 256)
     return weight, x, w4a16_gemm(x, weight, 128)
 
 

@@ -12,11 +12,8 @@ from saffron_kernels.quantize_per_token import quantize_per_token_reference
 from saffron_kernels.w8a8_gemm import w8a8_gemm, w8a8_gemm_reference, w8a8_linear
 from saffron_kernels.w8a8_gemm_cpu import exact_way, float32_gemm, int_mm_gemm, is_exact, ways
 
-WAYS = [
-    float32_gemm,
-    *([vnni_gemm] if "avx512vnni" in features() else []),
-    *([avx2_gemm] if features() >= {"avx2", "f16c"} else []),
-]
+WAYS = [float32_gemm, *(way for way in ways(features()) if way is not int_mm_gemm)]
+"""Those that are ours: oneDNN's may be inexact here."""
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
