@@ -41,7 +41,20 @@ def contest(ways: Mapping[str, Way], rounds: int, calls: int, clock: str) -> dic
     return taken
 
 
-def arguments(description: str, rounds: int, calls: int) -> argparse.ArgumentParser:
+def header(other: str) -> str:
+    """What stands above the lines of `compare`, given the name of the other way."""
+    return f"{'ours':>11} {other:>12}   the time of {other} over ours (quartiles)"
+
+
+def compare(ours: Callable[[], object], other: Callable[[], object], args: argparse.Namespace) -> str:
+    """Time two ways as the command line says: the median of each, and their ratio."""
+    ways = {"ours": lambda _: ours(), "other": lambda _: other()}
+    taken = contest(ways, args.rounds, args.calls, args.clock)
+    our_ms, other_ms = (statistics.median(taken[way]) * 1e3 for way in ways)
+    return f"{our_ms:8.2f} ms {other_ms:9.2f} ms   {ratio(taken['ours'], taken['other'])}"
+
+
+def arguments(description: str, rounds: int, calls: int = 1) -> argparse.ArgumentParser:
     """A command line with what every contest has."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--rounds", type=int, default=rounds)

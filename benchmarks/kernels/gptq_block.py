@@ -8,10 +8,8 @@ Wanted: at least 10 times as fast. Results are equal to the bit, which is checke
 do.
 """
 
-import argparse
-
 import torch
-from side_by_side import HEADER, compare, threads
+from contest import arguments, compare, header, machine
 
 from saffron_kernels.gptq_block import gptq_block, gptq_block_reference
 from saffron_quantizer.memory import keep_memory_small, reuse_memory
@@ -22,13 +20,11 @@ ROWS = (256, 1024, 4096, 14336)
 
 def main() -> None:
     """Print a line for each number of rows."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=15)
-    rounds = parser.parse_args().rounds
+    args = arguments(__doc__.splitlines()[0], rounds=15).parse_args()
     keep_memory_small()
     reuse_memory()
-    print(threads())
-    print(f"{'rows':>6} {HEADER}")
+    print(machine(args.clock))
+    print(f"{'rows':>6} {header('eager')}")
     for rows in ROWS:
         W = torch.randn(1, rows, COLUMNS)
         U = torch.eye(COLUMNS)[None] + 0.1 * torch.randn(1, COLUMNS, COLUMNS).triu(1)
@@ -37,7 +33,7 @@ def main() -> None:
         by_columns = W.mT.contiguous().mT
         pairs = zip(gptq_block(by_columns, *given), gptq_block_reference(W, *given), strict=True)
         assert all(torch.equal(got, wanted) for got, wanted in pairs)
-        ratio = compare(lambda: gptq_block(by_columns, *given), lambda: gptq_block_reference(W, *given), rounds)  # noqa: B023 - called at once
+        ratio = compare(lambda: gptq_block(by_columns, *given), lambda: gptq_block_reference(W, *given), args)  # noqa: B023 - called at once
         print(f"{rows:6} {ratio}")
 
 

@@ -9,10 +9,9 @@ The other way is given tokens that are float32 already. The machine must have no
 """
 
 import argparse
-import statistics
 
 import torch
-from contest import arguments, contest, machine, ratio
+from contest import arguments, compare, header, machine
 
 from saffron_kernels.hessian import hessian
 
@@ -25,9 +24,7 @@ def main() -> None:
     """Print a line for each shape and type of the tokens."""
     args = arguments(__doc__.splitlines()[0], rounds=9, calls=2).parse_args()
     print(machine(args.clock))
-    print(
-        f"{'tokens':>6} {'columns':>7} {'type':>8} {'ours':>9} {'plain':>9}   the time of plain over ours (quartiles)"
-    )
+    print(f"{'tokens':>6} {'columns':>7} {'type':>8} {header('plain')}")
     for tokens, columns in SHAPES:
         for dtype in DTYPES:
             print(line(torch.randn(tokens, columns).to(dtype), args), flush=True)
@@ -37,13 +34,8 @@ def line(X: torch.Tensor, args: argparse.Namespace) -> str:
     """Measure one problem."""
     (tokens, columns), X_float = X.shape, X.float()
     H, plain = torch.zeros(columns, columns), torch.zeros(columns, columns)
-    ways = {"ours": lambda _: hessian(X, H), "plain": lambda _: plain.addmm_(X_float.T, X_float)}
-    taken = contest(ways, args.rounds, args.calls, args.clock)
-    ours, other = (statistics.median(taken[way]) * 1e3 for way in ways)
-    return (
-        f"{tokens:6} {columns:7} {str(X.dtype).removeprefix('torch.'):>8} {ours:6.2f} ms {other:6.2f} ms   "
-        f"{ratio(taken['ours'], taken['plain'])}"
-    )
+    compared = compare(lambda: hessian(X, H), lambda: plain.addmm_(X_float.T, X_float), args)
+    return f"{tokens:6} {columns:7} {str(X.dtype).removeprefix('torch.'):>8} {compared}"
 
 
 if __name__ == "__main__":

@@ -6,10 +6,8 @@ A matrix of 4096 x 4096 in bfloat16, int4 in groups of 128. Results are equal to
 must have nothing else to do.
 """
 
-import argparse
-
 import torch
-from side_by_side import HEADER, compare, threads
+from contest import arguments, compare, header, machine
 
 from saffron_kernels.dequantize import dequantize, dequantize_reference, unpack, unpack_reference
 from saffron_kernels.quantize_pack import Layout, pack, pack_reference, quantize_pack, quantize_pack_reference
@@ -19,15 +17,13 @@ ROWS, COLUMNS, GROUP, BITS = 4096, 4096, 128, 4
 
 def main() -> None:
     """Print a line for each op and layout."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=9)
-    rounds = parser.parse_args().rounds
+    args = arguments(__doc__.splitlines()[0], rounds=9).parse_args()
     W = torch.randn(ROWS, COLUMNS, dtype=torch.bfloat16)
     scale = W.float().reshape(ROWS, -1, GROUP).abs().amax(dim=2).mul(2 / 15).bfloat16()
     codes = quantize_pack(W, scale, None, BITS)
     shape = (ROWS, COLUMNS)
-    print(threads())
-    print(f"{'':38} {HEADER}")
+    print(machine(args.clock))
+    print(f"{'':38} {header('torch')}")
     for layout in Layout:
         words = pack(codes, BITS, layout)
         in_layout = {"bits": BITS, "layout": layout}
@@ -53,7 +49,7 @@ def main() -> None:
             if layout is Layout.CODES and name.endswith("pack") and name != "quantize_pack":
                 continue  # codes as they are
             assert torch.equal(ours(), other())
-            print(f"{f'{name}, {layout.value}':38} {compare(ours, other, rounds)}", flush=True)
+            print(f"{f'{name}, {layout.value}':38} {compare(ours, other, args)}", flush=True)
 
 
 if __name__ == "__main__":

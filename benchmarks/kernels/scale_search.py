@@ -7,12 +7,11 @@ group's errors in another order, so that one group in many thousands may take an
 nothing else to do.
 """
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from side_by_side import HEADER, compare, threads
+from contest import arguments, compare, header, machine
 from torch import Tensor
 
 from saffron_kernels.scale_search import candidates, code_range, scale_search
@@ -72,11 +71,9 @@ def in_torch(W: Tensor, case: Case, importance: Tensor | None) -> tuple[Tensor, 
 
 def main() -> None:
     """Print a line for each case."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=15)
-    rounds = parser.parse_args().rounds
-    print(threads())
-    print(f"{'':38} {HEADER}   other scales")
+    args = arguments(__doc__.splitlines()[0], rounds=15).parse_args()
+    print(machine(args.clock))
+    print(f"{'':38} {header('torch')}   other scales")
     for case in CASES:
         W = torch.randn(case.rows, case.columns, dtype=torch.bfloat16)
         importance = torch.rand(case.columns) if case.weighed else None
@@ -97,7 +94,7 @@ def main() -> None:
 
         differ = int((ours() != other()).sum())
         name = f"{case.rows} x {case.columns}, {case.name}"
-        print(f"{name:38} {compare(ours, other, rounds)}   {differ} of {ours().numel()}", flush=True)
+        print(f"{name:38} {compare(ours, other, args)}   {differ} of {ours().numel()}", flush=True)
 
 
 if __name__ == "__main__":
