@@ -84,7 +84,7 @@ def _run(  # noqa: PLR0917 - as above
     (N, K), kind = weight.shape, KINDS[out_dtype]
     weight, weight_scale = weight.contiguous(), weight_scale.contiguous()
     bias = None if bias is None else bias.float().contiguous()
-    out = torch.empty((M, N), dtype=out_dtype)
+    out = torch.empty(M, N, dtype=out_dtype)  # as numbers: torch takes longer to read a tuple
     panels, blocks = -(-N // PANEL), -(-M // _ROWS)
     openmp.run(
         openmp.compile_loop(_panels),
@@ -146,11 +146,16 @@ def _take_across(a: Any, n: int, across: Any) -> None:
     """The scales and biases of the output channels from n on."""
     count = min(a[_N] - n, PANEL)
     scale = carray(pointer(a[_W_SCALE] + n * 4), (count,), np.float32)
-    bias = carray(pointer(a[_BIAS] + n * 4), (count,), np.float32)
     for j in range(count):
         across[0, j] = scale[j]
-        # Nothing changes when -0 is added to it; 0 would make -0 another number.
-        across[1, j] = bias[j] if a[_BIAS] else np.float32(-0.0)
+    # Asked once, not for each number: that would be a masked load from address 0, for which the processor takes longer
+    # than for some rows of a tile.
+    if a[_BIAS]:
+        bias = carray(pointer(a[_BIAS] + n * 4), (count,), np.float32)
+        for j in range(count):
+            across[1, j] = bias[j]
+    else:
+        across[1] = np.float32(-0.0)  # adding it changes nothing; 0 would make -0 another number
 
 
 @njit(nogil=True)
