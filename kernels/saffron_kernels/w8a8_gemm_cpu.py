@@ -12,8 +12,10 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from saffron_kernels import int8_blocks, int8_panels
 from saffron_kernels.compiled import features
+from saffron_kernels.int8_blocks import AVX2_BLOCKS, VNNI_BLOCKS
+from saffron_kernels.int8_panels import FEWEST, PANELS
+from saffron_kernels.int8_product import Blocks, multiply_codes, multiply_tokens
 from saffron_kernels.quantize_per_token_cpu import quantize_per_token
 from saffron_kernels.w8a8_gemm import w8a8_gemm_reference
 
@@ -32,8 +34,10 @@ def w8a8_gemm(
 def w8a8_linear(x: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None) -> Tensor:
     """As the function of this name."""
     gemm = exact_way()
-    if gemm is int8_blocks.vnni_gemm and len(x) >= int8_panels.FEWEST:
-        return int8_panels.panel_linear(x, weight, weight_scale, bias)
+    if gemm is vnni_gemm:
+        return multiply_tokens(_of_vnni(len(x)), x, weight, weight_scale, bias)
+    if gemm is avx2_gemm:
+        return multiply_tokens(AVX2_BLOCKS, x, weight, weight_scale, bias)
     return gemm(*quantize_per_token(x), weight, weight_scale, bias, x.dtype)
 
 
@@ -55,8 +59,8 @@ def ways(instructions: frozenset[str]) -> list[Gemm]:
     """The ways of a processor with these instruction sets, the fastest first."""
     # Tiles of AMX multiply several times as much as vectors do, and oneDNN has them.
     amx = [int_mm_gemm] if "amx-int8" in instructions else []
-    vnni = [int8_blocks.vnni_gemm] if "avx512vnni" in instructions else []
-    avx2 = [int8_blocks.avx2_gemm] if instructions >= {"avx2", "f16c"} else []
+    vnni = [vnni_gemm] if "avx512vnni" in instructions else []
+    avx2 = [avx2_gemm] if instructions >= {"avx2", "f16c"} else []
     return [*amx, *vnni, *avx2] or [int_mm_gemm]
 
 
@@ -76,6 +80,24 @@ def is_exact(gemm: Gemm) -> bool:
             if not torch.equal(gemm(left, unit_x, right, unit_w, None, torch.float32), expected):
                 return False
     return True
+
+
+def vnni_gemm(  # noqa: PLR0917 - as `Gemm`
+    codes: Tensor, scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, out_dtype: torch.dtype
+) -> Tensor:
+    """By instructions that multiply bytes and sum in int32 (AVX512_VNNI)."""
+    return multiply_codes(_of_vnni(len(codes)), codes, scale, weight, weight_scale, bias, out_dtype)
+
+
+def _of_vnni(rows: int) -> Blocks:
+    return PANELS if rows >= FEWEST else VNNI_BLOCKS
+
+
+def avx2_gemm(  # noqa: PLR0917 - as `Gemm`
+    codes: Tensor, scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, out_dtype: torch.dtype
+) -> Tensor:
+    """In int16, for AVX2, whose products of bytes saturate."""
+    return multiply_codes(AVX2_BLOCKS, codes, scale, weight, weight_scale, bias, out_dtype)
 
 
 def int_mm_gemm(  # noqa: PLR0917 - as `Gemm`

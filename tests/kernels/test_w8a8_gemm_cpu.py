@@ -7,10 +7,17 @@ from hypothesis import strategies as st
 
 from saffron_kernels import w8a8_gemm_cpu
 from saffron_kernels.compiled import features
-from saffron_kernels.int8_blocks import avx2_gemm, vnni_gemm
 from saffron_kernels.quantize_per_token import quantize_per_token_reference
 from saffron_kernels.w8a8_gemm import w8a8_gemm, w8a8_gemm_reference, w8a8_linear
-from saffron_kernels.w8a8_gemm_cpu import exact_way, float32_gemm, int_mm_gemm, is_exact, ways
+from saffron_kernels.w8a8_gemm_cpu import (
+    avx2_gemm,
+    exact_way,
+    float32_gemm,
+    int_mm_gemm,
+    is_exact,
+    vnni_gemm,
+    ways,
+)
 
 WAYS = [float32_gemm, *(way for way in ways(features()) if way is not int_mm_gemm)]
 """Those that are ours: oneDNN's may be inexact here."""
@@ -68,9 +75,11 @@ def test_many_rows(M, N, K, with_bias, out_dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("M", [1, 95, 96, 530])
-def test_tokens_that_are_quantized_on_the_way_are_those_of_the_two_ops(M, threads, dtype):
+def test_tokens_that_are_quantized_on_the_way_are_those_of_the_two_ops(monkeypatch, M, threads, way, dtype):
+    monkeypatch.setattr(w8a8_gemm_cpu, "exact_way", lambda: way)
     _, _, weight, weight_scale, bias = problem(M, 70, 131, with_bias=True)
     x = torch.randn(M, 131, generator=torch.Generator().manual_seed(1)).to(dtype)
     x[M // 2] = 0
