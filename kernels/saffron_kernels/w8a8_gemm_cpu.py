@@ -44,7 +44,7 @@ def w8a8_linear(x: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | 
 @cache
 def exact_way() -> Gemm:
     """The first way of this processor that multiplies exactly. One that does not is named in a warning."""
-    for gemm in ways(features()):
+    for gemm in ways(features(), amx=torch.cpu._is_amx_tile_supported()):  # noqa: SLF001 - there is no public way to ask
         if is_exact(gemm):
             return gemm
         warnings.warn(
@@ -55,13 +55,17 @@ def exact_way() -> Gemm:
     return float32_gemm
 
 
-def ways(instructions: frozenset[str]) -> list[Gemm]:
-    """The ways of a processor with these instruction sets, the fastest first."""
-    # Tiles of AMX multiply several times as much as vectors do, and oneDNN has them.
-    amx = [int_mm_gemm] if "amx-int8" in instructions else []
+def ways(instructions: frozenset[str], *, amx: bool) -> list[Gemm]:
+    """The ways of a processor, the fastest first.
+
+    Args:
+        instructions: the instruction sets that loops are compiled for.
+        amx: whether oneDNN may use tiles of AMX. They multiply several times as much as vectors do.
+    """
+    tiles = [int_mm_gemm] if amx else []
     vnni = [vnni_gemm] if "avx512vnni" in instructions else []
     avx2 = [avx2_gemm] if instructions >= {"avx2", "f16c"} else []
-    return [*amx, *vnni, *avx2] or [int_mm_gemm]
+    return [*tiles, *vnni, *avx2] or [int_mm_gemm]
 
 
 def is_exact(gemm: Gemm) -> bool:

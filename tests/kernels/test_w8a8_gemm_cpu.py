@@ -19,7 +19,7 @@ from saffron_kernels.w8a8_gemm_cpu import (
     ways,
 )
 
-WAYS = [float32_gemm, *(way for way in ways(features()) if way is not int_mm_gemm)]
+WAYS = [float32_gemm, *(way for way in ways(features(), amx=False) if way is not int_mm_gemm)]
 """Those that are ours: oneDNN's may be inexact here."""
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -145,7 +145,7 @@ def test_exact_ways_pass_the_check_and_a_saturating_one_does_not():
 
 def test_an_inexact_way_is_named_and_not_used(monkeypatch):
     exact_way.cache_clear()
-    monkeypatch.setattr(w8a8_gemm_cpu, "ways", lambda _: [saturating_gemm])
+    monkeypatch.setattr(w8a8_gemm_cpu, "ways", lambda *_, **__: [saturating_gemm])
     try:
         with pytest.warns(UserWarning, match="saturating_gemm multiplies int8 inexactly on this processor"):
             assert exact_way() is float32_gemm
@@ -154,17 +154,31 @@ def test_an_inexact_way_is_named_and_not_used(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("instructions", "expected"),
+    ("instructions", "amx", "expected"),
     [
-        ({"avx2", "f16c", "avx512vnni", "amx-int8"}, [int_mm_gemm, vnni_gemm, avx2_gemm]),
-        ({"avx2", "f16c", "avx512vnni"}, [vnni_gemm, avx2_gemm]),
-        ({"avx2", "f16c"}, [avx2_gemm]),
-        (set(), [int_mm_gemm]),
+        ({"avx2", "f16c", "avx512vnni"}, True, [int_mm_gemm, vnni_gemm, avx2_gemm]),
+        ({"avx2", "f16c", "avx512vnni"}, False, [vnni_gemm, avx2_gemm]),
+        ({"avx2", "f16c"}, False, [avx2_gemm]),
+        (set(), False, [int_mm_gemm]),
     ],
     ids=["AMX", "VNNI", "AVX2", "none of them"],
 )
-def test_the_ways_of_a_processor(instructions, expected):
-    assert ways(frozenset(instructions)) == expected
+def test_the_ways_of_a_processor(instructions, amx, expected):
+    assert ways(frozenset(instructions), amx=amx) == expected
+
+
+@pytest.mark.parametrize("amx", [True, False])
+def test_a_processor_is_asked_for_amx_itself_since_no_level_that_loops_are_compiled_for_has_it(amx, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(w8a8_gemm_cpu, "ways", lambda _, *, amx: asked.append(amx) or [vnni_gemm])
+    monkeypatch.setattr(w8a8_gemm_cpu, "is_exact", lambda _: True)
+    exact_way.cache_clear()
+    try:
+        assert exact_way() is vnni_gemm
+    finally:
+        exact_way.cache_clear()
+    assert asked == [amx]
 
 
 def test_int_mm_is_scaled_as_the_reference_does_it():
