@@ -22,6 +22,7 @@ READ = {
     "a byte order mark": (b'\xef\xbb\xbf{"text": "a"}', Line(1, Text("a"), None)),
     "a carriage return": (b'{"text": "a"}\r\n', Line(1, Text("a"), None)),
     "a line separator inside a string": ('{"text": "a\u2028b"}'.encode(), Line(1, Text("a\u2028b"), None)),
+    "both halves of a character": (rb'{"text": "\ud83d\ude00"}', Line(1, Text("\U0001f600"), None)),
     "empty lines before it": (b'\n \n{"text": "a"}\n\n', Line(3, Text("a"), None)),
 }
 
@@ -58,6 +59,12 @@ REFUSED = {
     b'{"tokens": [1, 2], "score": [1, 1]}': "score is not a range inside tokens that starts after the first",
     b'{"text": "\xff"}': "not UTF-8 text",
     b"[" * 100_000: "nested too deep",
+    b'{"text": "a", "conversation": ' + b"1" * 5_000 + b"}": "has a number of too many digits",
+    rb'{"text": "a \ud83d b"}': "text has half of a character",
+    b'{"prompt": "a \xed\xa0\xbd b"}': "not UTF-8 text",
+    rb'{"text": "a", "conversation": "\udc00"}': "conversation has half of a character",
+    rb'{"messages": [{"role": "user", "content": "\ud83d"}]}': "role or content of a message has half of a character",
+    rb'{"messages": [{"role": "\ud83d", "content": "a"}]}': "role or content of a message has half of a character",
 }
 
 

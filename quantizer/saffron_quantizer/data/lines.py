@@ -105,13 +105,17 @@ class _MalformedError(ValueError):
 
 def _parse(raw: bytes, number: int) -> Line:
     try:
-        value = json.loads(raw)
+        # Of bytes, Python would read halves of characters, too, which no text has.
+        value = json.loads(raw.decode())
     except (UnicodeDecodeError, RecursionError) as error:
         raise _MalformedError(
             "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else "nested too deep"
         ) from error
     except json.JSONDecodeError as error:
         raise _MalformedError(f"not JSON at column {error.colno}") from error
+    except ValueError as error:
+        # Python reads no number of more than some thousand digits.
+        raise _MalformedError("has a number of too many digits") from error
     if not isinstance(value, dict):
         raise _MalformedError("not a JSON object")
     present = [field for field in _CONTENT_FIELDS if field in value]
@@ -124,6 +128,7 @@ def _parse(raw: bytes, number: int) -> Line:
     conversation = value.get("conversation")
     if conversation is not None and not (isinstance(conversation, str | int) and not isinstance(conversation, bool)):
         raise _MalformedError("conversation is neither a string nor a whole number")
+    _require_whole_characters("conversation", str(conversation))
     return Line(
         number=number,
         content=_content(present[0], value),
@@ -138,7 +143,16 @@ def _content(field: str, value: dict[str, Any]) -> Text | Chat | Tokens:
         return _tokens(value["tokens"], value["score"])
     if not isinstance(value[field], str):
         raise _MalformedError(f"{field} is not a string")
+    _require_whole_characters(field, value[field])
     return Text(value[field])
+
+
+def _require_whole_characters(what: str, text: str) -> None:
+    """Refuse one of two surrogates alone: JSON can write it, by its number, but it is no text and has no tokens."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise _MalformedError(f"{what} has half of a character") from error
 
 
 def _chat(messages: object) -> Chat:
@@ -151,6 +165,7 @@ def _chat(messages: object) -> Chat:
             raise _MalformedError("role or content of a message is not a string")
         if message.keys() - {"role", "content"}:
             raise _MalformedError("a message has other fields than role and content")
+        _require_whole_characters("role or content of a message", message["role"] + message["content"])
     return Chat(tuple(Turn(message["role"], message["content"]) for message in messages))
 
 
