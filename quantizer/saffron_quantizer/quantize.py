@@ -42,7 +42,7 @@ from saffron_quantizer.progress import ProgressSink
 from saffron_quantizer.quantize_block import BlockNotes
 from saffron_quantizer.quantize_request import QuantizeRequest
 from saffron_quantizer.ranks import ALONE, Ranks
-from saffron_quantizer.reported import remember, reported
+from saffron_quantizer.reported import remember, reported, request_of
 from saffron_quantizer.shards import read_notes, write_shards
 from saffron_quantizer.tensor_parallel import tensor_parallel
 
@@ -77,7 +77,7 @@ def quantize(
     _require_one_process(request, ranks)
     if work is not None and ranks.is_first:
         private_folder(work)
-    finished = _of_first(ranks, lambda: reported(destination, work))
+    finished = _of_first(ranks, lambda: reported(destination, work, request.told))
     if finished is not None:
         return finished
     run = _Run.of(request, ranks, begun)
@@ -228,7 +228,7 @@ def _finished(target: Path, fingerprint: Mapping[str, Any]) -> QuantizeResult | 
     manifest = read_manifest(target)
     if manifest is None:
         return None
-    if manifest["fingerprint"]["request"] != fingerprint["request"]:
+    if request_of(manifest) != fingerprint["request"]:
         _log.error("%s holds a checkpoint of other settings or inputs; choose another folder.", target)
         subject = subject_of(f"--out={target}")
         raise StageError(Failure(reason=FailureReason.SPEC_INVALID, subject=subject))

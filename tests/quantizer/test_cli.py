@@ -93,6 +93,9 @@ def test_the_store_names_a_checkpoint_by_its_digest_and_a_second_run_only_report
     assert isinstance(result, QuantizeResult)
     assert [path.name for path in (tmp_path / "store").iterdir()] == [result.checkpoint_digest]
     assert (second.stdout, "quantizing" in second.stderr) == (first.stdout, False)
+    other = decode(succeed(*arguments, "--ignore", "*.0.mlp.down_proj").stdout)
+    assert isinstance(other, QuantizeResult)
+    assert (other.modules, other.checkpoint_digest == result.checkpoint_digest) == (result.modules - 1, False)
 
 
 def test_a_candidate_is_raised_until_the_limits_hold(speaking_model, tmp_path):

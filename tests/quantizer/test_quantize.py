@@ -125,6 +125,21 @@ def test_a_store_names_the_checkpoint_by_its_digest_and_keeps_no_partial_work(ti
     assert [path.name for path in (tmp_path / "store").iterdir()] == [result.checkpoint_digest]
 
 
+def test_a_result_that_is_remembered_of_another_request_is_not_told_of_this_one(tiny_model, tmp_path):
+    work, store = tmp_path / "work", Store(tmp_path / "store")
+    work.mkdir()
+    first = checkpoint_of(tiny_model(), SPECS["RTN to W8A8"], store, work=work)
+    others = [
+        checkpoint_of(tiny_model(), SPECS["RTN to FP8"], store, work=work),
+        checkpoint_of(tiny_model("Qwen2"), SPECS["RTN to FP8"], store, work=work),
+        checkpoint_of(tiny_model("Qwen2"), GPTQ, store, work=work),
+        checkpoint_of(tiny_model("Qwen2"), GPTQ, store, sequences(count=3), work=work),
+    ]
+    digests = {each.checkpoint_digest for each in (first, *others)}
+    assert {path.name for path in (tmp_path / "store").iterdir()} == digests
+    assert len(digests) == 5
+
+
 def test_a_finished_folder_is_reported_and_another_request_for_it_refused(tiny_model, tmp_path):
     result = checkpoint_of(tiny_model(), GPTQ, tmp_path / "out")
     before = content(tmp_path / "out")

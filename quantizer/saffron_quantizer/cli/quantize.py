@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from saffron_quantizer.cli.subcommand import Commands
     from saffron_quantizer.escalate import Selection
+    from saffron_quantizer.quantize_request import QuantizeRequest
 
 
 def add_to(commands: "Commands") -> None:
@@ -130,7 +131,6 @@ def _work(arguments: argparse.Namespace) -> Outcome:
             arguments.refuse(f"{option} is of use only with --escalate-max-bytes-ratio")
     from saffron_quantizer.atomic import private_folder  # noqa: PLC0415 - not for --help, as all below
     from saffron_quantizer.memory import keep_memory_small  # noqa: PLC0415
-    from saffron_quantizer.reported import reported  # noqa: PLC0415
 
     keep_memory_small()
     if arguments.tensor_parallel is not None:
@@ -138,8 +138,7 @@ def _work(arguments: argparse.Namespace) -> Outcome:
     if arguments.work is not None:
         private_folder(arguments.work)
     destination = OwnFolder(arguments.out) if arguments.store is None else Store(arguments.store)
-    # Before the processes meet: one that starts again after the first has ended would wait for nobody.
-    result = reported(destination, arguments.work) or _made(arguments, spec, destination)
+    result = _made(arguments, spec, destination)
     return Outcome(result, _text(result))
 
 
@@ -158,25 +157,35 @@ def _made(arguments: argparse.Namespace, spec: CandidateSpec, destination: Desti
         # Torch takes seconds.
         from saffron_quantizer.progress import ignore  # noqa: PLC0415
         from saffron_quantizer.quantize import quantize  # noqa: PLC0415
-        from saffron_quantizer.quantize_request import QuantizeRequest  # noqa: PLC0415
         from saffron_quantizer.ranks import joined  # noqa: PLC0415
+        from saffron_quantizer.reported import reported  # noqa: PLC0415
 
+        request = cache(lambda: _request(arguments, spec, digest()))
+        # Before the processes meet: one that starts again after the first has ended would wait for nobody.
+        finished = reported(destination, arguments.work, lambda: request().told())
+        if finished is not None:
+            return finished
         with joined(os.environ, arguments.work) as ranks:
-            request = QuantizeRequest(
-                model=arguments.model,
-                spec=spec,
-                sequences=_calibration(arguments) if spec.needs_calibration else None,
-                selection=_selection(arguments) if spec.escalate is not None else None,
-                model_digest=digest(),
-            )
             return quantize(
-                request,
+                request(),
                 destination,
                 progress if ranks.is_first else ignore,
                 work=arguments.work,
                 activation_memory=arguments.activation_memory,
                 ranks=ranks,
             )
+
+
+def _request(arguments: argparse.Namespace, spec: CandidateSpec, model_digest: str) -> "QuantizeRequest":
+    from saffron_quantizer.quantize_request import QuantizeRequest  # noqa: PLC0415
+
+    return QuantizeRequest(
+        model=arguments.model,
+        spec=spec,
+        sequences=_calibration(arguments) if spec.needs_calibration else None,
+        selection=_selection(arguments) if spec.escalate is not None else None,
+        model_digest=model_digest,
+    )
 
 
 def _calibration(arguments: argparse.Namespace) -> "list[Tensor]":
