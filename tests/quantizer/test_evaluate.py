@@ -15,6 +15,7 @@ from saffron_api.failures import Failure, FailureReason, StageError
 from saffron_api.quantized_model import Gates, UpperLimit, Verdict
 from saffron_api.results import FigureName
 from saffron_quantizer.checkpoint.identity import model_digest
+from saffron_quantizer.checkpoint.manifest import write_manifest
 from saffron_quantizer.data.sequences import TokenSequence
 from saffron_quantizer.evaluation.baseline import BaselineRequest, baseline
 from saffron_quantizer.evaluation.evaluate import EvaluateRequest, evaluate
@@ -214,10 +215,16 @@ def flip_a_byte(folder):
     path.write_bytes(data)
 
 
+def finish_a_sample(folder):
+    (folder / "manifest.json").unlink()
+    write_manifest(folder, {"settings": {"stage": "sample"}, "result": {}})
+
+
 DAMAGE = {
     "a byte that flipped": (flip_a_byte, FailureReason.INPUT_CHANGED),
     "a file cut short": (lambda folder: (folder / "config.json").write_text("{"), FailureReason.INPUT_CHANGED),
     "no manifest": (lambda folder: (folder / "manifest.json").unlink(), FailureReason.MODEL_INCOMPLETE),
+    "another stage's manifest": (finish_a_sample, FailureReason.MODEL_INCOMPLETE),
     "no folder": (shutil.rmtree, FailureReason.MODEL_MISSING),
 }
 
@@ -228,6 +235,15 @@ def test_a_checkpoint_with(request_, tmp_path, damage, reason):
     shutil.copytree(request_.candidate, folder)
     damage(folder)
     assert failure(replace(request_, candidate=folder)).failure.reason is reason
+
+
+def test_a_file_that_is_put_beside_a_checkpoint_is_no_part_of_it(request_, tmp_path):
+    """A model card above all: it is written once the checkpoint was measured, and belongs there."""
+    folder = tmp_path / "candidate"
+    shutil.copytree(request_.candidate, folder)
+    before = evaluate(replace(request_, candidate=folder), None, ignore)
+    (folder / "README.md").write_text("# A model card")
+    assert evaluate(replace(request_, candidate=folder), before, ignore) is before
 
 
 def test_an_original_that_is_not_finite_is_refused(request_, tmp_path, speaking_model):

@@ -13,7 +13,7 @@ from torch import Tensor
 from saffron_api.candidate import CandidateSpec
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
 from saffron_api.results import FigureName
-from saffron_quantizer.checkpoint.identity import FolderGuard, model_digest
+from saffron_quantizer.checkpoint.identity import FolderGuard, digest_of, file_hash
 from saffron_quantizer.checkpoint.manifest import read_manifest
 from saffron_quantizer.checkpoint.reader import CheckpointReader
 from saffron_quantizer.data.sequences import TokenSequence, sequences_digest
@@ -46,6 +46,7 @@ from saffron_quantizer.report import (
     Timings,
     unjudged,
 )
+from saffron_quantizer.reported import request_of
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def evaluate(request: EvaluateRequest, finished: Report | None, progress: Progre
 def _checkpoint_manifest(folder: Path) -> Any:  # noqa: ANN401 parsed JSON
     """The manifest that makes a folder a checkpoint of ours."""
     manifest = read_manifest(folder)
-    if manifest is None:
+    if manifest is None or request_of(manifest) is None:
         reason = FailureReason.MODEL_INCOMPLETE if folder.is_dir() else FailureReason.MODEL_MISSING
         subject = "manifest.json" if folder.is_dir() else subject_of(folder)
         raise StageError(Failure(reason=reason, subject=subject), detail="it is no finished checkpoint of ours")
@@ -133,8 +134,12 @@ def _checkpoint_manifest(folder: Path) -> Any:  # noqa: ANN401 parsed JSON
 
 
 def _settings(request: EvaluateRequest, manifest: Any) -> Settings:  # noqa: ANN401 parsed JSON
-    """What the figures depend on; the candidate's files are hashed, so that what is judged is what was written."""
-    digest = model_digest(request.candidate, hash_cache=None)
+    """What the figures depend on; the candidate's files are hashed, so that what is judged is what was written.
+
+    What was put beside them later, as a model card is, is no part of the checkpoint.
+    """
+    paths = {name: request.candidate / name for name in manifest["files"]}
+    digest = digest_of({name: (path.stat().st_size, file_hash(path)) for name, path in paths.items()})
     if digest != manifest["result"]["checkpointDigest"]:
         raise StageError(Failure(reason=FailureReason.INPUT_CHANGED, subject=subject_of(request.candidate)))
     return Settings(
