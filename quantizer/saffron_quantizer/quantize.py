@@ -28,7 +28,7 @@ from saffron_quantizer.checkpoint.manifest import read_manifest, write_manifest
 from saffron_quantizer.checkpoint.reader import CheckpointReader
 from saffron_quantizer.checkpoint.tensor_file import read_header
 from saffron_quantizer.checkpoint.writer import copy_companions, write_index, write_json
-from saffron_quantizer.destination import Destination
+from saffron_quantizer.destination import Destination, Store
 from saffron_quantizer.escalate import Make, Selection, escalate, with_rounds
 from saffron_quantizer.memory import peak_bytes, reuse_memory
 from saffron_quantizer.models.activations import ActivationMemory
@@ -75,6 +75,7 @@ def quantize(
     """
     begun = time.monotonic()
     _require_one_process(request, ranks)
+    _require_outside(request.model, destination)
     if work is not None and ranks.is_first:
         private_folder(work)
     finished = _of_first(ranks, lambda: reported(destination, work, request.told))
@@ -183,6 +184,16 @@ def _require_one_process(request: QuantizeRequest, ranks: Ranks) -> None:
     if request.selection is not None and ranks.size > 1:
         failure = Failure(reason=FailureReason.SPEC_INVALID, subject="WORLD_SIZE")
         raise StageError(failure, detail="a candidate that is escalated is made by one process")
+
+
+def _require_outside(model: Path, destination: Destination) -> None:
+    """Refuse a folder inside the model's: what is written there changes the model, which would show only at the end."""
+    if destination.path.resolve().is_relative_to(model.resolve()):
+        option = "--store" if isinstance(destination, Store) else "--out"
+        failure = Failure(reason=FailureReason.SPEC_INVALID, subject=subject_of(f"{option}={destination.path}"))
+        raise StageError(
+            failure, detail="it lies in the model's folder, which must not change; choose a folder outside"
+        )
 
 
 def _of_first(ranks: Ranks, find: Callable[[], QuantizeResult | None]) -> QuantizeResult | None:

@@ -13,7 +13,7 @@ from tinymodels.checkpoints import checkpoint_of, sequences
 from saffron_api.candidate import CandidateSpec
 from saffron_api.failures import FailureReason, StageError
 from saffron_quantizer.checkpoint.identity import model_digest
-from saffron_quantizer.checkpoint.manifest import read_manifest
+from saffron_quantizer.checkpoint.manifest import read_manifest, write_manifest
 from saffron_quantizer.destination import OwnFolder, Store
 from saffron_quantizer.inspect import inspect_model
 from saffron_quantizer.models.stream import ModelStream
@@ -156,6 +156,28 @@ def test_a_folder_with_anybodys_files_is_refused(tiny_model, tmp_path):
         checkpoint_of(tiny_model(), GPTQ, tmp_path)
     assert caught.value.failure.reason is FailureReason.SPEC_INVALID
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_folder_that_another_stage_finished_is_refused(tiny_model, tmp_path):
+    write_manifest(tmp_path, {"settings": {"stage": "sample"}, "result": {}})
+    with pytest.raises(StageError) as caught:
+        checkpoint_of(tiny_model(), SPECS["RTN to W8A8"], tmp_path)
+    assert caught.value.failure.reason is FailureReason.SPEC_INVALID
+
+
+@pytest.mark.parametrize("kind", [OwnFolder, Store])
+def test_a_checkpoint_inside_the_model_would_change_it_and_is_refused_before_any_work(tiny_model, tmp_path, kind):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model(), model)
+    (tmp_path / "link").symlink_to(model)
+    before = model_digest(model, hash_cache=None)
+    with pytest.raises(StageError) as caught:
+        checkpoint_of(model, SPECS["RTN to W8A8"], kind(tmp_path / "link" / "int8" / "first"))
+    assert (caught.value.failure.reason, caught.value.detail) == (
+        FailureReason.SPEC_INVALID,
+        "it lies in the model's folder, which must not change; choose a folder outside",
+    )
+    assert model_digest(model, hash_cache=None) == before
 
 
 def test_columns_that_the_group_does_not_divide_are_refused_before_any_work(tiny_model, tmp_path):
