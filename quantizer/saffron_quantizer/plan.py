@@ -13,7 +13,7 @@ from saffron_quantizer.algorithms.quantized import Grid
 from saffron_quantizer.checkpoint.formats.format import Format
 from saffron_quantizer.checkpoint.formats.registry import FORMATS, quantization_of
 from saffron_quantizer.checkpoint.reader import CheckpointReader
-from saffron_quantizer.checkpoint.tensor_file import malformed
+from saffron_quantizer.checkpoint.tensor_file import incomplete, malformed
 from saffron_quantizer.models.architectures import Architecture, InputGroup
 from saffron_quantizer.models.recognize import architecture_of
 from saffron_quantizer.precision import Activations, Precision, precision_of
@@ -134,6 +134,9 @@ def make_plan(reader: CheckpointReader, spec: CandidateSpec) -> Plan:
         sorted(n for n in reader.entries if n not in inside and not _is_spare_head(n, reader, architecture))
     )
     units = units_of(architecture, groups)
+    if not units:
+        # Its tensors have other names than those of its class, so the first linear is as good as any to be missed.
+        raise incomplete(f"{prefixes[0]}.{architecture.input_groups[0][0]}.weight")
     kept = _kept(reader, architecture, prefixes)
     quantized = without_ignored(units, spec.ignore, kept)
     precisions = {weight: precision_of(spec) for unit in quantized for weight in unit.weights}

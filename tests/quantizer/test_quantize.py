@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from tinymodels.checkpoints import checkpoint_of, sequences
 
 from saffron_api.candidate import CandidateSpec
-from saffron_api.failures import FailureReason, StageError
+from saffron_api.failures import Failure, FailureReason, StageError
 from saffron_quantizer.checkpoint.identity import model_digest
 from saffron_quantizer.checkpoint.manifest import read_manifest, write_manifest
 from saffron_quantizer.destination import OwnFolder, Store
@@ -178,6 +178,17 @@ def test_a_checkpoint_inside_the_model_would_change_it_and_is_refused_before_any
         "it lies in the model's folder, which must not change; choose a folder outside",
     )
     assert model_digest(model, hash_cache=None) == before
+
+
+def test_a_model_without_a_linear_under_the_expected_names_lacks_the_first(tiny_model, tmp_path):
+    """As one does that was saved as a part of another model, with a prefix before all of its names."""
+    shutil.copytree(tiny_model(), tmp_path / "model")
+    file = tmp_path / "model" / "model.safetensors"
+    save_file({f"language_model.{name}": tensor for name, tensor in load_file(file).items()}, file)
+    with pytest.raises(StageError) as caught:
+        checkpoint_of(tmp_path / "model", SPECS["RTN to W8A8"], tmp_path / "out")
+    lacking = Failure(reason=FailureReason.MODEL_INCOMPLETE, subject="model.layers.0.self_attn.q_proj.weight")
+    assert caught.value.failure == lacking
 
 
 def test_columns_that_the_group_does_not_divide_are_refused_before_any_work(tiny_model, tmp_path):
