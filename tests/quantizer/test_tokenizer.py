@@ -8,7 +8,7 @@ from saffron_api.failures import FailureReason, StageError
 from saffron_quantizer.data.lines import Chat, Text, Turn
 from saffron_quantizer.data.tokenizer import Encoded, NoChatTemplateError, Tokenizer
 
-BOS, USER, ASSISTANT, END = 1, 4, 5, 6
+BOS, UNKNOWN, USER, ASSISTANT, END = 1, 3, 4, 5, 6
 
 
 def chat(*turns):
@@ -31,6 +31,10 @@ ENCODED = {
     "an answer is found though the template trims it": (
         chat(("user", "w8"), ("assistant", "  w9\n")),
         Encoded((BOS, USER, 8, END, ASSISTANT, 9, END), (5, 6)),
+    ),
+    "an answer is found where what the template ends it with has the same letters": (
+        chat(("user", "w8"), ("assistant", "end")),
+        Encoded((BOS, USER, 8, END, ASSISTANT, UNKNOWN, END), (5, 6)),
     ),
     "what follows the last answer is cut off": (
         chat(("user", "w8"), ("assistant", "w9"), ("user", "w10")),

@@ -10,6 +10,8 @@ from saffron_api.failures import Failure, FailureReason, StageError, subject_of
 from saffron_quantizer.data.lines import MIN_SCORE_START, Chat, Text, Turn
 
 _REQUIRED = "tokenizer.json"
+_STAND_IN = "\N{OBJECT REPLACEMENT CHARACTER}"
+"""In the place of an answer: no template writes it by itself."""
 _DIGESTED = (_REQUIRED, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
@@ -88,15 +90,20 @@ class Tokenizer:
         rendered = self._rendered(turns, ask=False)
         if not answers:
             return self._encode_text(rendered)
-        # Templates trim an answer; what is left of it stands in the rendered text as it is, last.
+        # Templates trim an answer; what is left of it stands in the rendered text as it is, before what ends it.
         answer = turns[-1].content.strip()
-        start = rendered.rfind(answer)
+        start = rendered.rfind(answer, 0, len(rendered) - self._ending(turns))
         if not answer or start < 0:
             return Encoded(self._tokenize(rendered)[0], (MIN_SCORE_START, MIN_SCORE_START))
         tokens, ends = self._tokenize(rendered)
         first = sum(end <= start for end in ends)
         last = sum(end < start + len(answer) for end in ends) + 1
         return Encoded(tokens, (max(MIN_SCORE_START, first), min(last, len(tokens))))
+
+    def _ending(self, turns: Sequence[Turn]) -> int:
+        """How many characters the template writes after the last content; the answer may have the same letters."""
+        rendered = self._rendered([*turns[:-1], Turn(turns[-1].role, _STAND_IN)], ask=False)
+        return len(rendered.rpartition(_STAND_IN)[2])
 
     def _rendered(self, turns: Sequence[Turn], *, ask: bool) -> str:
         """A chat as text; `ask` adds what an answer begins with."""
