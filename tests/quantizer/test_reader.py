@@ -72,10 +72,12 @@ def lose_shard(folder):
     (folder / "two.safetensors").unlink()
 
 
-def lead_outside(folder):
-    weight_map = shard(folder)
-    weight_map[DOWN] = "../elsewhere.safetensors"
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+def lead_to(file):
+    def damage(folder):
+        weight_map = {**shard(folder), DOWN: file}
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+    return damage
 
 
 def drop(tensors):
@@ -86,9 +88,13 @@ def reshape(tensors):
     tensors[DOWN] = tensors[DOWN].T.contiguous()
 
 
-def other_architecture(folder):
+def configure(folder, **fields):
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "architectures": ["GPT2LMHeadModel"]}))
+    (folder / "config.json").write_text(json.dumps({**config, **fields}))
+
+
+def other_architecture(folder):
+    configure(folder, architectures=["GPT2LMHeadModel"])
 
 
 BROKEN = {
@@ -99,6 +105,16 @@ BROKEN = {
         FailureReason.MODEL_MALFORMED,
         "config.json",
     ),
+    "config.json has a word for a number": (
+        lambda f: configure(f, rms_norm_eps="small"),
+        FailureReason.MODEL_MALFORMED,
+        "config.json",
+    ),
+    "config.json names its classes in a mapping": (
+        lambda f: configure(f, architectures={"causal": "LlamaForCausalLM"}),
+        FailureReason.MODEL_MALFORMED,
+        "config.json(architectures)",
+    ),
     "the weights are a pickle": (pickle_only, FailureReason.MODEL_UNSAFE, "pytorch_model.bin"),
     "there are no weights": (
         lambda f: (f / "model.safetensors").unlink(),
@@ -108,10 +124,16 @@ BROKEN = {
     "a tensor is missing": (lambda f: edit(f, drop), FailureReason.MODEL_INCOMPLETE, DOWN),
     "a shard is missing": (lose_shard, FailureReason.MODEL_INCOMPLETE, "two.safetensors"),
     "the index leads out of the folder": (
-        lead_outside,
+        lead_to("../elsewhere.safetensors"),
         FailureReason.MODEL_MALFORMED,
         "model.safetensors.index.json",
     ),
+    "the index leads to the folder above": (
+        lead_to(".."),
+        FailureReason.MODEL_MALFORMED,
+        "model.safetensors.index.json",
+    ),
+    "the index leads to no file": (lead_to(""), FailureReason.MODEL_MALFORMED, "model.safetensors.index.json"),
     "the file is cut short": (truncate, FailureReason.MODEL_MALFORMED, None),
     "the file is no safetensors": (huge_header, FailureReason.MODEL_MALFORMED, "model.safetensors"),
     "a shape does not fit its bytes": (

@@ -134,8 +134,8 @@ def _sharded(folder: Path, index: Path) -> dict[str, TensorEntry]:
     """The tensors that an index names, each in the shard where the index says it is."""
     try:
         weight_map: dict[str, str] = json.loads(index.read_bytes())["weight_map"]
-        # A name with a slash would lead out of the folder.
-        plain = all(Path(shard).name == shard for shard in weight_map.values())
+        # A name with a slash would lead out of the folder, and so does "..".
+        plain = all(Path(shard).name == shard and shard not in {"", ".."} for shard in weight_map.values())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise malformed(index.name) from error
     if not plain:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, Protocol
 
+from saffron_quantizer.checkpoint.tensor_file import malformed
 from saffron_quantizer.models.architectures import Architecture, find_architecture
 from saffron_quantizer.models.inferred import infer_architecture
 
@@ -18,8 +19,12 @@ def architecture_of(source: Configured) -> Architecture:
     """The architecture of a model folder.
 
     Raises:
-        StageError: `ARCHITECTURE_UNSUPPORTED`, with what is missing where no row fits and none can be inferred.
+        StageError: `ARCHITECTURE_UNSUPPORTED`, with what is missing where no row fits and none can be inferred;
+            `MODEL_MALFORMED` where config.json has no list of architectures.
     """
-    name = str((source.config.get("architectures") or ["(none)"])[0])
+    names = source.config.get("architectures") or ["(none)"]
+    if not isinstance(names, list):
+        raise malformed("config.json(architectures)")
+    name = str(names[0])
     model_type = str(source.config.get("model_type"))
     return find_architecture(name, model_type) or infer_architecture(source.folder, name, model_type)

@@ -11,6 +11,7 @@ from saffron_quantizer.models.lean_import import lean_import
 with lean_import():
     import transformers
     from accelerate import init_empty_weights
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import PreTrainedModel
     from transformers.initialization import no_init_weights
 
@@ -36,6 +37,6 @@ def without_weights(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
         if not capped:
             # Only now, so that a model that does not run with torch's own attention is refused for that.
             model.config._attn_implementation = ATTENTION  # noqa: SLF001 - what transformers looks at in every call
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as error:
         raise StageError(Failure(reason=FailureReason.MODEL_MALFORMED, subject="config.json")) from error
     return model.eval()
