@@ -305,8 +305,9 @@ def _check_unchanged(
         torch.func.functional_call(block, _state(block, plan, index, tensors), (hidden,), keywords)
         for tensors in (before, after)
     )
-    moved = (new - old).square().mean().sqrt() / (old - hidden).square().mean().sqrt()
-    if not moved <= TOLERANCE:
+    moved, added = ((one - other).square().mean().sqrt() for one, other in ((new, old), (old, hidden)))
+    # No quotient, since a block may add nothing at all.
+    if not moved <= TOLERANCE * added:
         name = plan.architecture.block(index)
         raise StageError(Failure(reason=FailureReason.SMOOTHING_INEXACT, subject=subject_of(name)))
 

@@ -321,6 +321,18 @@ def test_no_scales_on_any_edge_change_what_a_block_computes(with_dead_channels, 
     assert not any("layernorm" in tensor and "post" not in tensor for tensor in same)
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_a_block_that_adds_nothing_is_smoothed_as_any_other(tiny_model, tmp_path, way):
+    """Pruned models have such blocks, and models that were made deeper."""
+    shutil.copytree(tiny_model(), tmp_path / "model")
+    tensors = load_file(tmp_path / "model" / "model.safetensors")
+    for linear in ("self_attn.o_proj", "mlp.down_proj"):
+        tensors[f"model.layers.1.{linear}.weight"].zero_()
+    save_file(tensors, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
+    plan, *_, result = smoothed(tmp_path / "model", WAYS[way], way)
+    assert not any(result.tensors[plan.weight(1, linear)].any() for linear in ("self_attn.o_proj", "mlp.down_proj"))
+
+
 WRONG = {
     "across the activation": Edge("mlp.gate_proj", Producer.ROWS, ("mlp.down_proj",), "mlp.down_proj"),
     "to some of the consumers": Edge("input_layernorm", Producer.NORM_OF_ONE_PLUS, ("self_attn.q_proj",), "self_attn"),
