@@ -292,12 +292,18 @@ def finished_report(path: Path) -> Report | None:
     """The report that an earlier run left, or None if there is none.
 
     Raises:
-        StageError: `SPEC_INVALID` if the file is something else, which must not be lost.
+        StageError: `SPEC_INVALID` if something else is there, which must not be lost or can't be written over.
     """
+    if path.is_dir():
+        raise _taken(path, "folder")
     if not path.is_file():
         return None
     try:
         return Report.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        failure = Failure(reason=FailureReason.SPEC_INVALID, subject=subject_of(f"--out={path}"))
-        raise StageError(failure, detail="there is a file of that name that is no report") from error
+        raise _taken(path, "file") from error
+
+
+def _taken(path: Path, what: str) -> StageError:
+    failure = Failure(reason=FailureReason.SPEC_INVALID, subject=subject_of(f"--out={path}"))
+    return StageError(failure, detail=f"there is a {what} of that name that is no report")

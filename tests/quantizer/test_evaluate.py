@@ -22,7 +22,7 @@ from saffron_quantizer.evaluation.evaluate import EvaluateRequest, evaluate
 from saffron_quantizer.evaluation.window import limit_scored
 from saffron_quantizer.models.stream import ModelStream
 from saffron_quantizer.progress import ignore
-from saffron_quantizer.report import judged
+from saffron_quantizer.report import finished_report, judged
 
 
 @pytest.fixture(scope="module")
@@ -259,6 +259,17 @@ def test_the_same_settings_are_not_measured_again(request_):
     report = evaluate(request_, None, ignore)
     assert evaluate(request_, report, ignore) is report
     assert evaluate(replace(request_, confidence=0.99), report, ignore) is not report
+
+
+@pytest.mark.parametrize(
+    ("make", "what"), [(lambda path: path.write_text("{}"), "file"), (lambda path: path.mkdir(), "folder")]
+)
+def test_a_place_for_the_report_that_is_taken_is_refused_before_any_work(tmp_path, make, what):
+    make(tmp_path / "thesis")
+    with pytest.raises(StageError) as caught:
+        finished_report(tmp_path / "thesis")
+    assert caught.value.failure.reason is FailureReason.SPEC_INVALID
+    assert caught.value.detail == f"there is a {what} of that name that is no report"
 
 
 def test_fewer_than_30_conversations_are_inconclusive(request_):
