@@ -69,7 +69,11 @@ REFUSED = {
     ),
     "a confidence in per cent": (
         [*EVALUATE, "--confidence", "95"],
-        "argument --confidence: '95' is not a share from 0.5 to below 1, as 0.95",
+        "argument --confidence: '95' is not a share from 0.5 to 0.99999, as 0.95",
+    ),
+    "a confidence that takes more resamples than anybody waits for": (
+        [*EVALUATE, "--confidence", "0.999999"],
+        "argument --confidence: '0.999999' is not a share from 0.5 to 0.99999, as 0.95",
     ),
     "a digest that is cut": (
         [*EVALUATE, "--model-digest", "abc"],

@@ -98,7 +98,7 @@ def _add_verdict(parser: argparse.ArgumentParser) -> None:
         "--confidence",
         type=level,
         metavar="SHARE",
-        help="level of each one-sided bound, 0.5 to below 1; for k candidates at 0.95 together give 1-0.05/k "
+        help="level of each one-sided bound, 0.5 to 0.99999; for k candidates at 0.95 together give 1-0.05/k "
         "(default: `confidence` of --gates, else 0.95)",
     )
     add_gates(parser, otherwise="figures without a verdict")

@@ -59,13 +59,17 @@ def quantity_of_bytes(text: str) -> int:
 
 
 def level(text: str) -> float:
-    """Read a level of confidence, a share between one half and one."""
+    """Read a level of confidence, a share between one half and one.
+
+    The resamples that a bound needs grow with 1 / (1 - level). Beyond 0.99999, which is more than the gates' highest
+    confidence comes to for the most candidates, neither memory nor patience has room for them.
+    """
     try:
         value = float(text)
     except ValueError:
         value = 0.0
-    if not 0.5 <= value < 1:  # noqa: PLR2004 under one half a bound would lie on the wrong side
-        raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0.5 to below 1, as 0.95")
+    if not 0.5 <= value <= 0.99999:  # noqa: PLR2004 under one half a bound would lie on the wrong side
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0.5 to 0.99999, as 0.95")
     return value
 
 
