@@ -255,6 +255,15 @@ def test_an_original_that_is_not_finite_is_refused(request_, tmp_path, speaking_
     assert refused == Failure(reason=FailureReason.MODEL_NOT_FINITE, subject="model.norm.weight")
 
 
+def test_a_checkpoint_of_another_model_than_the_original_is_told(request_, caplog):
+    evaluate(request_, None, ignore)
+    assert caplog.messages == []
+    evaluate(replace(request_, model_digest="f" * 64), None, ignore)
+    assert caplog.messages == [
+        f"{request_.candidate} was made of another model than {request_.original}; the figures compare it with this one."
+    ]
+
+
 def test_the_same_settings_are_not_measured_again(request_):
     report = evaluate(request_, None, ignore)
     assert evaluate(request_, report, ignore) is report

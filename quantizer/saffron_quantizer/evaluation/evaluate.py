@@ -1,5 +1,6 @@
 """The Evaluate stage: a written checkpoint, read again from its files, paired with its original token by token."""
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,6 +49,8 @@ from saffron_quantizer.report import (
 )
 from saffron_quantizer.reported import request_of
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class EvaluateRequest:
@@ -88,6 +91,9 @@ def evaluate(request: EvaluateRequest, finished: Report | None, progress: Progre
     if request.tasks is not None:
         check_tasks(request.tasks)
     manifest = _checkpoint_manifest(request.candidate)
+    if request_of(manifest)["modelDigest"] != request.model_digest:
+        told = "%s was made of another model than %s; the figures compare it with this one."
+        _log.warning(told, request.candidate, request.original)
     with FolderGuard(request.original), FolderGuard(request.candidate):
         settings = _settings(request, manifest)
         if finished is not None and finished.fingerprint.settings == settings:
