@@ -166,8 +166,8 @@ def refuse_quantized(reader: CheckpointReader) -> None:
         StageError: `ARCHITECTURE_UNSUPPORTED`.
     """
     if quantization_of(reader.config) is not None:
-        subject = "quantization_config"
-        raise StageError(Failure(reason=FailureReason.ARCHITECTURE_UNSUPPORTED, subject=subject))
+        failure = Failure(reason=FailureReason.ARCHITECTURE_UNSUPPORTED, subject="quantization_config")
+        raise StageError(failure, detail="the model is quantized already; give the original")
 
 
 def _refuse_smoothing(architecture: Architecture, spec: CandidateSpec) -> None:

@@ -234,7 +234,10 @@ def test_a_quantized_model_is_not_quantized_again(tiny_model, tmp_path):
     checkpoint_of(tiny_model(), GPTQ, tmp_path / "once")
     with pytest.raises(StageError) as caught:
         checkpoint_of(tmp_path / "once", GPTQ, tmp_path / "twice")
-    assert caught.value.failure.reason is FailureReason.ARCHITECTURE_UNSUPPORTED
+    assert (caught.value.failure.reason, caught.value.detail) == (
+        FailureReason.ARCHITECTURE_UNSUPPORTED,
+        "the model is quantized already; give the original",
+    )
 
 
 def test_unfinished_work_with_another_fingerprint_is_discarded_and_that_is_said(tmp_path, caplog):
