@@ -133,8 +133,12 @@ def _calls(sample: Sample, index: int, edges: Sequence[Edge], also: Collection[s
     block = sample.stream.blocks[index]
     needed = {*also, *(edge.parent for edge in edges), *(edge.consumers[0] for edge in edges)}
     calls = record(block, needed, lambda: sample.run(index))
+    mixture = sample.stream.architecture.mixture
+    if mixture is None:
+        return calls
     for edge in edges:
-        for expert in dict.fromkeys(name.rpartition(".")[0] for name in edge.consumers):
+        # A router among the consumers is part of no expert.
+        for expert in dict.fromkeys(filter(None, map(mixture.expert_of, edge.consumers))):
             lacking = [name for name in needed if name not in calls and name.startswith(f"{expert}.")]
             if lacking and edge.consumers[0] in calls:
                 module, tokens = block.get_submodule(expert), calls[edge.consumers[0]].tokens

@@ -259,8 +259,9 @@ def test_a_checkpoint_of_another_model_than_the_original_is_told(request_, caplo
     evaluate(request_, None, ignore)
     assert caplog.messages == []
     evaluate(replace(request_, model_digest="f" * 64), None, ignore)
+    candidate, original = request_.candidate, request_.original
     assert caplog.messages == [
-        f"{request_.candidate} was made of another model than {request_.original}; the figures compare it with this one."
+        f"{candidate} was made of another model than {original}; the figures compare it with this one."
     ]
 
 

@@ -321,6 +321,23 @@ def test_no_scales_on_any_edge_change_what_a_block_computes(with_dead_channels, 
     assert not any("layernorm" in tensor and "post" not in tensor for tensor in same)
 
 
+@pytest.mark.parametrize(
+    ("name", "experts", "fields", "way"),
+    [
+        ("Qwen3Moe", "mlp.experts", {"num_experts": 48}, "AWQ"),
+        ("Mixtral", "block_sparse_moe.experts", {"num_local_experts": 48}, "SmoothQuant"),
+    ],
+)
+def test_an_expert_that_no_token_goes_to_is_shown_all_tokens(tiny_model, name, experts, fields, way):
+    plan, walk, _, result = smoothed(tiny_model(name, **fields), WAYS[way], way)
+    tokens = take_sample(walk).batch.tokens.numel()
+    firsts = [group[0] for group in plan.groups[1] if group[0].startswith(experts)]
+    read = [len(result.inputs[first]) for first in firsts]
+    # With two experts a token and 80 tokens some of the 48 are never chosen, and none is chosen by all.
+    assert (len(firsts), 2 <= read.count(tokens) < 48) == (2 * 48, True)
+    assert 0 < min(read) < tokens
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_a_block_that_adds_nothing_is_smoothed_as_any_other(tiny_model, tmp_path, way):
     """Pruned models have such blocks, and models that were made deeper."""
