@@ -116,7 +116,7 @@ GPU_CAPABILITY: dict[Scheme, int] = {
 """The least compute capability of an NVIDIA GPU, times ten, on which vLLM computes as the scheme says."""
 
 SEARCHING_METHODS: tuple[Method, ...] = (Method.RTN, Method.GPTQ)
-"""The methods whose scale search can be chosen; AWQ has its own, and SmoothQuant rounds to the least squared error."""
+"""The methods whose scale search can be chosen; AWQ has its own, and SmoothQuant rounds as RTN does."""
 
 RAISES: dict[Scheme, tuple[Scheme, ...]] = {Scheme.W4A16: (Scheme.W8A8,), Scheme.W8A8: ()}
 """The schemes that can be raised in part, and to what, from low to high; above them all a linear stays as it is."""

@@ -48,7 +48,7 @@ def compare_tokens(original: Scored, candidate: Scored, targets: Tensor, *, prog
     """The figures of all scored tokens, `targets` [N] int64, from the logits of both models.
 
     It holds for any two heads. Where they are one, and several candidates meet one original,
-    `reference.compare_to_reference` computes half as many logits.
+    `compare_distributions` computes half as many logits.
 
     Raises:
         StageError: `SPEC_INVALID` if the vocabularies differ, `FIGURES_NOT_FINITE` if a figure is NaN or infinite.
