@@ -81,7 +81,9 @@ FAILURES: dict[FailureReason, _Entry] = {
         "An error that Saffron does not expect ({subject}); the Job's log has the details. Please report it.",
     ),
     FailureReason.INPUT_OUTPUT: _Entry(
-        ExitCode.BUG_OR_RETRYABLE, "Reading or writing {subject} failed; it is tried again."
+        ExitCode.BUG_OR_RETRYABLE,
+        "Reading or writing {subject} failed; check the path, the volume and its permissions. A Job tries again by "
+        "itself.",
     ),
     FailureReason.ENGINE_FAILED: _Entry(
         ExitCode.BUG_OR_RETRYABLE,

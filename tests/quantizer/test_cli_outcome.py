@@ -67,6 +67,13 @@ RENDERED = {
   why: text is not a string.
   what to do: write one object a line (JSONL).""",
     ),
+    "with what a person does where a Job tries again": (
+        Failure(reason=FailureReason.INPUT_OUTPUT, subject="r.json"),
+        "Is a directory",
+        """error: Reading or writing r.json failed.
+  why: Is a directory.
+  what to do: check the path, the volume and its permissions. A Job tries again by itself.""",
+    ),
     "with nothing more to say": (
         Failure(reason=FailureReason.SPEC_INVALID, subject="--out=x"),
         "it is no folder",
