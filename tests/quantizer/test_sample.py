@@ -72,6 +72,17 @@ def test_a_finished_one_is_only_reported(speaking_model, tmp_path):
     assert sample(request(speaking_model, data), tmp_path / "out", ignore) == first
 
 
+def test_a_finished_one_whose_data_set_has_changed_since_says_so(speaking_model, tmp_path, caplog):
+    data = write_data(tmp_path / "d.jsonl", 20)
+    first = sample(request(speaking_model, data), tmp_path / "out", ignore)
+    sample(request(speaking_model, data), tmp_path / "out", ignore)
+    assert caplog.messages == []
+    write_data(data, 30)
+    assert sample(request(speaking_model, data), tmp_path / "out", ignore) == first
+    (told,) = caplog.messages
+    assert told.startswith(f"{data} has changed since the sets in {tmp_path}/out were drawn from it; ")
+
+
 def test_what_a_killed_run_left_is_written_again(speaking_model, tmp_path):
     data = write_data(tmp_path / "d.jsonl", 20)
     whole = sample(request(speaking_model, data), tmp_path / "out", ignore)

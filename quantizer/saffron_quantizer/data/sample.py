@@ -1,6 +1,7 @@
 """The Sample stage: draw the calibration, selection and gate sets from a data set and write them as tokens."""
 
 import hashlib
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -11,12 +12,16 @@ from saffron_api.quantized_model import RedactKind
 from saffron_api.results import SampleResult, SampleSet
 from saffron_quantizer.artefact import finish, open_artefact
 from saffron_quantizer.atomic import PRIVATE_FILE, private_folder, write_file
+from saffron_quantizer.checkpoint.identity import file_hash
+from saffron_quantizer.checkpoint.manifest import read_manifest
 from saffron_quantizer.data.lines import Chat, Line, Text, Turn, read_lines
 from saffron_quantizer.data.redact import redact
 from saffron_quantizer.data.sequences import TokenSequence, to_jsonl, tokenize, too_few
 from saffron_quantizer.data.split import SetSizes, by_conversation, cut, set_sizes, without_repeats
 from saffron_quantizer.data.tokenizer import Tokenizer
 from saffron_quantizer.progress import Progress, ProgressSink
+
+_log = logging.getLogger(__name__)
 
 SETS = ("calibration", "selection", "gate")
 """The sets, in the order in which they are drawn; each is a file NAME.jsonl."""
@@ -63,8 +68,10 @@ def sample(request: SampleRequest, out: Path, progress: ProgressSink) -> SampleR
     private_folder(out)
     finished = open_artefact(out, settings=settings, files=files)
     if finished is not None:
+        _tell_of_a_change(out, request.dataset)
         return SampleResult.model_validate(finished)
     lines = read_lines(request.dataset, need=request.sizes.total)
+    drawn_from = file_hash(request.dataset)
     tokenizer = Tokenizer(request.model)
     kinds = sorted(request.redact)
     usable = tokenize(
@@ -80,9 +87,21 @@ def sample(request: SampleRequest, out: Path, progress: ProgressSink) -> SampleR
     sets = cut(chosen, [getattr(request.sizes, name) for name in SETS])
     written = {name: _write(out / f"{name}.jsonl", drawn) for name, drawn in zip(SETS, sets, strict=True)}
     result = SampleResult(**written)
-    digests = {"tokenizerDigest": tokenizer.digest, "templateDigest": tokenizer.template_digest}
+    digests = {
+        "datasetDigest": drawn_from,
+        "tokenizerDigest": tokenizer.digest,
+        "templateDigest": tokenizer.template_digest,
+    }
     finish(out, settings=settings, result=result, notes=digests)
     return result
+
+
+def _tell_of_a_change(out: Path, dataset: Path) -> None:
+    """Say so where sets were drawn from a data set that is another one by now; one that is gone is needed no more."""
+    drawn_from = (read_manifest(out) or {}).get("datasetDigest")
+    if drawn_from is not None and dataset.is_file() and file_hash(dataset) != drawn_from:
+        told = "%s has changed since the sets in %s were drawn from it; choose a new folder to draw them again."
+        _log.warning(told, dataset, out)
 
 
 def _plain(value: object) -> Any:  # noqa: ANN401 a JSON value
