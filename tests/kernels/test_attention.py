@@ -62,6 +62,21 @@ def test_scores_far_apart_neither_overflow_nor_turn_into_nan():
     assert (got.float() - causal_attention_reference(q, k, v, 1.0)).abs().max() < 2.0**-6 * v.float().abs().max()
 
 
+@pytest.mark.skipif(not has_fast_causal_attention(heads(1, 1, 1, 2)), reason="the processor lacks AVX512-BF16")
+@pytest.mark.parametrize(("length", "window"), [(30, None), (200, None), (200, 70)])
+def test_the_number_of_threads_changes_no_bit(length, window):
+    q, k, v = heads(2, 3, length, 50), heads(2, 1, length, 50, seed=1), heads(2, 1, length, 50, seed=2)
+    before, got = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            got.append(causal_attention(q, k, v, 0.2, window))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(got[1], got[0])
+    assert torch.equal(got[2], got[0])
+
+
 def test_float32_queries_are_refused():
     q = torch.randn(1, 1, 3, 4)
     assert not has_fast_causal_attention(q)
