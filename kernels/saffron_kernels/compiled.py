@@ -13,18 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
 
 import llvmlite.binding
 import numba
-from numba.core.sigutils import normalize_signature
-
-from saffron_kernels.code_cache import known_by_content
 
 PRECOMPILED = Path(__file__).parent / "precompiled"
 """Where `precompile` puts machine code: beside the sources, wherever they are installed."""
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
 _V3 = ("avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe")
 _V4 = (*_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 
@@ -75,27 +70,6 @@ class AheadOfTime:
 
 LOOPS: list[AheadOfTime] = []
 """Every loop of the modules that have been imported."""
-
-
-def compiled(*signatures: str, needs: tuple[str, ...] = ()) -> Callable[[_Function], _Function]:
-    """Have numba compile a function when it is first called: Python's lock released, IEEE arithmetic as it is written.
-
-    Args:
-        signatures: all types that it is called with, in numba's spelling.
-        needs: see `AheadOfTime`.
-    """
-
-    def compile_lazily(function: _Function) -> _Function:
-        with known_by_content():
-            # fastmath stays off: it would let the compiler round otherwise than the references.
-            dispatcher: Any = numba.njit(nogil=True, cache=True, fastmath=False, error_model="numpy")(function)
-        # By its types, as a call looks for it: numba would keep what is compiled for a string under that string.
-        kinds = [normalize_signature(signature)[0] for signature in signatures]
-        LOOPS.append(AheadOfTime(lambda: [dispatcher.compile(types) for types in kinds], needs))
-        lazily: _Function = dispatcher
-        return lazily
-
-    return compile_lazily
 
 
 @cache

@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from numba import carray
+from numba import carray, njit
 from torch import Tensor
 
 from saffron_kernels import openmp
-from saffron_kernels.compiled import compiled
 from saffron_kernels.compiled_floats import BYTES, KINDS, load_floats, pointer
 from saffron_kernels.openmp import ITEMS, ahead_of_time, take
 from saffron_kernels.outer_tile import COLUMNS, PER_STEP, ROWS, WIDTH, add_tile, pack_pairs
@@ -142,7 +141,7 @@ def _blocks(kind: int) -> Any:
     return blocks
 
 
-@compiled("void(int64[::1], float32[:, ::1], int64, int64)")
+@njit(nogil=True)  # type: ignore[untyped-decorator]
 def _add_block(a: _Array, block: _Array, top: int, left: int) -> None:
     """Add what of a block is in the lower triangle, given the panels of its rows and columns."""
     side = a[_SIDE]

@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.extending import intrinsic
 
-from saffron_kernels.compiled import compiled
 from saffron_kernels.compiled_floats import BFloat
 from saffron_kernels.dot_tile import call
 
@@ -137,7 +136,7 @@ def _broadcast(code: Any, rows: Any, at: Any, lanes: int) -> Any:
     return code.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_WORD, lanes), None))
 
 
-@compiled("void(uint16[:, ::1], int64, uint32[:, ::1])")
+@njit(nogil=True)  # type: ignore[untyped-decorator]
 def pack_pairs(bits: _Array, begin: int, panel: _Array) -> None:
     """Lay out 48 columns of [N, d] numbers, the last ones fewer, as a panel of pairs of rows, [pairs, 48].
 

@@ -53,12 +53,10 @@ def test_machine_code_is_copied_but_where_some_lies_already(tmp_path):
 
 USE = """
 import json
-import numpy as np
-from saffron_kernels.attention_bfloat16 import _rounded
+from saffron_kernels.attention_bfloat16 import _pack
 from saffron_kernels.fp8_gemm_cpu import _rows
 from saffron_kernels.openmp import compile_loop
-_rounded(np.uint32(0))
-print(json.dumps([sum(_rounded.stats.cache_hits.values()), compile_loop(_rows).owner.cache_hits]))
+print(json.dumps([compile_loop(body).owner.cache_hits for body in (_pack, _rows)]))
 """
 
 
@@ -97,13 +95,17 @@ openmp.compile_loop = remembered
 from saffron_kernels.fp8_gemm import fp8_gemm
 from saffron_kernels.gptq_block import gptq_block
 from saffron_kernels.hessian import hessian
+from saffron_kernels.quantize_pack import Layout, quantize_pack
 from saffron_kernels.quantize_per_token import quantize_per_token_fp8
+from saffron_kernels.scale_search import scale_search
 from saffron_kernels.w4a16_gemm import repack_w4a16, w4a16_gemm
 from saffron_kernels.w8a8_gemm import w8a8_linear
 ones = torch.ones(1, 3, 3)
 for zero in (None, ones):
     gptq_block(ones, ones, ones, zero, torch.zeros(1, 3, dtype=torch.int32), -8, 7)
 hessian(ones[0], torch.zeros(3, 3))
+scale = scale_search(torch.ones(8, 3), (1.0,), bits=4, group_size=None, scale_dtype=torch.float32).scale
+quantize_pack(torch.ones(8, 3), scale, None, 4, Layout.AUTOAWQ)
 for tokens in (1, 3, 40):
     for dtype in (torch.float32, torch.bfloat16):
         x = torch.ones(tokens, 128, dtype=dtype)
