@@ -3,16 +3,14 @@
 import ctypes
 import math
 import mmap
-import re
 import resource
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
+from saffron_quantizer.libraries import give_back_libraries
+
 _KIBIBYTE = 1024
-_MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) ")
-_LIBRARY = re.compile(r"\S+ r-.p .*\.so[.0-9]*$")
-"""How lines of /proc/self/smaps begin a mapping, and one that is of a library and can't be written to."""
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD, _ARENA_MAX = -3, -1, -8
 """Parameters of glibc's `mallopt`, as malloc.h numbers them."""
@@ -28,8 +26,8 @@ _SLAB_BYTES, _SLAB_STEP = 4 << 20, 1 << 20
 """Of a slab for small things, and what the size of one for a large thing is a multiple of."""
 _COUNTED = ["arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"]
 """What glibc's `mallinfo2` counts; `fordblks` are the free bytes of the heap."""
-_IDLE_HEAP_BYTES, _IDLE_LIBRARY_BYTES = 64 << 20, 96 << 20
-"""What is worth the time to give it back, some 10 and some 30 ms with what is taken again."""
+_IDLE_BYTES = 64 << 20
+"""Free bytes inside the heap that are worth the time to give them back, some 10 ms with what is taken again."""
 
 
 def peak_bytes() -> int:
@@ -96,31 +94,15 @@ class Slabs:
 
 
 def give_back_idle_memory() -> None:
-    """Give back what is free inside the heap, and what of libraries is only kept from their files, if it is much."""
-    if _free_inside_heap() > _IDLE_HEAP_BYTES:
+    """Give back what is free inside the heap, and pages of libraries, if either is much."""
+    if _free_inside_heap() > _IDLE_BYTES:
         give_back_free_memory()
-    if _bytes_of_files() > _IDLE_LIBRARY_BYTES:
-        give_back_libraries()
+    give_back_libraries()
 
 
 def give_back_free_memory() -> None:
     """Give back what is free inside the heap, between pieces that are in use."""
     ctypes.CDLL(None).malloc_trim(0)
-
-
-def give_back_libraries() -> None:
-    """Give back the pages of libraries that have not been written to.
-
-    Imports and compilers read far more of a library than is read again. What is, the system maps anew from its cache of
-    files, in which it stays.
-    """
-    libc, begin, end, is_library = ctypes.CDLL(None), 0, 0, False
-    for line in Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines():
-        if mapping := _MAPPING.match(line):
-            begin, end = (int(address, 16) for address in mapping.groups())
-            is_library = _LIBRARY.match(line) is not None
-        elif is_library and line.startswith("Anonymous:") and line.split()[1] == "0":
-            libc.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), mmap.MADV_DONTNEED)
 
 
 class _HeapUse(ctypes.Structure):
@@ -136,11 +118,6 @@ def _free_inside_heap() -> float:
         return math.inf
     told.restype = _HeapUse
     return int(told().fordblks)
-
-
-def _bytes_of_files() -> int:
-    """Bytes of this process's memory that are pages of files."""
-    return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[2]) * mmap.PAGESIZE
 
 
 def free_bytes(root: Path = Path("/")) -> int | None:

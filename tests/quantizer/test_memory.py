@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import zlib
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ from saffron_quantizer.cli import main as cli
 from saffron_quantizer.memory import (
     Slabs,
     give_back_free_memory,
-    give_back_libraries,
     keep_memory_small,
     own_mapping,
     reuse_memory,
@@ -100,22 +98,6 @@ def test_a_slab_is_taken_again_when_nothing_refers_to_it_any_more():
 )
 def test_small_things_share_a_slab_and_a_large_one_has_its_own(wanted, given):
     assert len(Slabs().take(wanted)) == given * MEBIBYTE
-
-
-def files_in_memory():
-    """Bytes of this process that are pages of files."""
-    return int(Path("/proc/self/statm").read_text().split()[2]) * PAGE
-
-
-def test_pages_of_libraries_are_given_back_and_what_runs_still_runs():
-    x = torch.ones(300, 300)
-    expected = x @ x
-    before = files_in_memory()
-    give_back_libraries()
-    # What the look itself runs is there again.
-    assert files_in_memory() < 0.75 * before
-    assert torch.equal(x @ x, expected)
-    assert json.loads(zlib.decompress(zlib.compress(b"[1.5]"))) == [1.5]
 
 
 def test_a_hole_in_the_heap_is_given_back_if_it_is_large():
