@@ -26,6 +26,7 @@ from saffron_dev.prose import fetch_prose
 from saffron_kernels.gptq_block import gptq_block_reference
 from saffron_kernels.hessian import hessian_reference
 from saffron_kernels.quantize_pack import pack_reference, quantize_pack_reference
+from saffron_kernels.rms_norm import rms_norm_reference
 from saffron_kernels.scale_search import scale_search_reference
 from saffron_quantizer.destination import OwnFolder
 from saffron_quantizer.progress import ignore
@@ -45,6 +46,7 @@ PLAIN: Mapping[str, Mapping[str, Callable[..., object]]] = {
         f"{_QUANTIZER}.algorithms.scales.quantize_pack": quantize_pack_reference,
         f"{_QUANTIZER}.checkpoint.formats.compressed_tensors.pack": pack_reference,
     },
+    "rms_norm": {"saffron_kernels.nn.rms_norm.rms_norm": rms_norm_reference},
     "attention": {f"{_QUANTIZER}.models.attention.has_fast_causal_attention": lambda _query: False},
 }
 """For each operator what stands in for it where the quantizer calls it; for attention that is torch's own."""
