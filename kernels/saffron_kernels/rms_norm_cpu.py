@@ -27,9 +27,9 @@ def rms_norm_rows(x: Tensor, weight: Tensor, eps: float, *, one_plus: bool) -> T
     if out.stride() != x.stride() or x.stride(-1) != 1:  # there are gaps, or the vectors do not lie in one piece
         x = x.contiguous()
         out = torch.empty_like(x)
-    columns = x.shape[-1]
+    weight, columns = weight.contiguous(), x.shape[-1]
     rows, kind = x.numel() // columns, KINDS[x.dtype]
-    addresses = x.data_ptr(), weight.contiguous().data_ptr(), out.data_ptr()
+    addresses = x.data_ptr(), weight.data_ptr(), out.data_ptr()
     bits = int(np.float32(eps).view(np.int32))
     loop = openmp.compile_loop(_vectors)
     openmp.run(loop, -(-rows // _AT_ONCE), *addresses, rows, columns, kind, BYTES[kind], bits, one_plus)

@@ -75,6 +75,12 @@ def test_vectors_may_lie_in_any_order(lay):
     torch.testing.assert_close(rms_norm(x, weight, 1e-6), rms_norm_reference(x, weight, 1e-6), rtol=2e-6, atol=1e-7)
 
 
+def test_a_weight_may_have_gaps():
+    # Large, so that memory that was given back too early would be seen.
+    x, weight = numbers(2, 1 << 18), numbers(1 << 19, seed=1)[::2]
+    torch.testing.assert_close(rms_norm(x, weight, 1e-6), rms_norm_reference(x, weight, 1e-6), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_zeros_stay_zeros_and_what_is_no_number_stays_in_its_vector(dtype):
     x = torch.zeros(3, 20, dtype=dtype)
