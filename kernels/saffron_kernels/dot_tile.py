@@ -55,6 +55,12 @@ def shuffle(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, lanes: Sequence[int
     return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, len(lanes)), list(lanes)))
 
 
+def spread(builder: ir.IRBuilder, value: ir.Value, vector: ir.Type) -> ir.Value:
+    """A number in every lane of a vector."""
+    one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(I32, 0))
+    return shuffle(builder, one, one, [0] * vector.count)
+
+
 def _unsigned(builder: ir.IRBuilder, w: ir.Value) -> ir.Value:
     return builder.xor(w, ir.Constant(w.type, [-128] * w.type.count))
 

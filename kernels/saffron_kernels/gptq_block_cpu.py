@@ -20,10 +20,10 @@ from numba.extending import intrinsic
 from torch import Tensor
 
 from saffron_kernels import openmp
-from saffron_kernels.compiled import features
 from saffron_kernels.compiled_floats import pointer
-from saffron_kernels.dot_tile import call, shuffle
+from saffron_kernels.dot_tile import call, spread
 from saffron_kernels.openmp import ITEMS, take
+from saffron_kernels.tile_kinds import AVX512, has_tiles
 
 _TILE = 64
 """Rows that are done at once."""
@@ -170,7 +170,7 @@ def less_errors(_: Any, w: Any, errors: Any, factors: Any, stride: Any, count: A
     def codegen(context: Any, code: Any, _signature: Any, values: Any) -> Any:
         *addresses, stride, count = values
         w, errors, factors = (code.inttoptr(address, _FLOAT.as_pointer()) for address in addresses)
-        lanes = 16 if "avx512f" in features() else 8
+        lanes = 16 if has_tiles(AVX512) else 8
         for row in range(0, _TILE, _VECTORS * lanes):
             own_w, own_errors = (code.gep(part, [_INDEX(row)]) for part in (w, errors))
             _write_steps(code, ir.VectorType(_FLOAT, lanes), own_w, own_errors, factors, stride, count)
@@ -191,9 +191,9 @@ def _write_steps(code: Any, vector: Any, w: Any, errors: Any, factors: Any, stri
     from_row = code.mul(step, _INDEX(_TILE))
     error = [code.load(_at(code, errors, code.add(from_row, _INDEX(n)), vector), align=4) for n in across]
     row = code.gep(factors, [code.mul(step, stride)])
-    spread = [_spread(code, code.load(code.gep(row, [_INDEX(column)])), vector) for column in range(_COLUMNS)]
+    factor = [spread(code, code.load(code.gep(row, [_INDEX(column)])), vector) for column in range(_COLUMNS)]
     # Two operations, not a fused one, as in the reference.
-    products = [code.fmul(e, u) for u in spread for e in error]
+    products = [code.fmul(e, u) for u in factor for e in error]
     new = [code.fsub(value, product) for value, product in zip(sums, products, strict=True)]
     following = code.add(step, _INDEX(1))
     code.cbranch(code.icmp_signed("<", following, count), loop, after)
@@ -207,8 +207,3 @@ def _write_steps(code: Any, vector: Any, w: Any, errors: Any, factors: Any, stri
 
 def _at(code: Any, base: Any, number: Any, vector: Any) -> Any:
     return code.bitcast(code.gep(base, [number]), vector.as_pointer())
-
-
-def _spread(code: Any, number: Any, vector: Any) -> Any:
-    one = code.insert_element(ir.Constant(vector, ir.Undefined), number, _WORD(0))
-    return shuffle(code, one, one, [0] * vector.count)

@@ -19,7 +19,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from saffron_kernels.compiled_floats import BFloat
-from saffron_kernels.dot_tile import call
+from saffron_kernels.dot_tile import call, spread
 
 _Array = npt.NDArray[Any]
 
@@ -130,10 +130,7 @@ def _vector(code: Any, columns: Any, at: Any, lanes: int) -> Any:
 
 def _broadcast(code: Any, rows: Any, at: Any, lanes: int) -> Any:
     """The word of a place in every lane."""
-    words = ir.VectorType(_WORD, lanes)
-    undefined = ir.Constant(words, ir.Undefined)
-    first = code.insert_element(undefined, code.load(code.gep(rows, [at])), _WORD(0))
-    return code.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_WORD, lanes), None))
+    return spread(code, code.load(code.gep(rows, [at])), ir.VectorType(_WORD, lanes))
 
 
 @njit(nogil=True)  # type: ignore[untyped-decorator]

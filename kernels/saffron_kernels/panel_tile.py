@@ -17,7 +17,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from saffron_kernels.compiled_floats import BFLOAT16, BYTES, FLOAT32
-from saffron_kernels.dot_tile import call, shuffle
+from saffron_kernels.dot_tile import call, shuffle, spread
 
 I1, I8, I16, I32, I64, F16, F32 = (*(ir.IntType(bits) for bits in (1, 8, 16, 32, 64)), ir.HalfType(), ir.FloatType())
 _BYTES, _WORDS, _FLOATS = ir.VectorType(I8, 64), ir.VectorType(I32, 16), ir.VectorType(F32, 16)
@@ -112,8 +112,8 @@ def scale_tile(  # noqa: PLR0917 - as above
         with cgutils.for_range(builder, rows) as loop:
             four = builder.mul(loop.index, ir.Constant(I64, 4))
             less = builder.shl(_load_at(builder, builder.add(x_sums, four), 0, I32), ir.Constant(I32, 7))
-            less, s = _spread(builder, less, _WORDS), _load_at(builder, builder.add(scale, four), 0, F32)
-            s, out = _spread(builder, s, _FLOATS), builder.add(into, builder.mul(loop.index, stride))
+            less, s = spread(builder, less, _WORDS), _load_at(builder, builder.add(scale, four), 0, F32)
+            s, out = spread(builder, s, _FLOATS), builder.add(into, builder.mul(loop.index, stride))
             own = builder.add(sums, builder.mul(loop.index, ir.Constant(I64, PANEL * 4)))
             for n in range(_VECTORS):
                 y = builder.sub(_load_at(builder, own, n * VECTOR, _WORDS), less)
@@ -143,11 +143,6 @@ def _all(number: int) -> ir.Constant:
     return ir.Constant(_WORDS, [number] * LANES)
 
 
-def _spread(builder: ir.IRBuilder, value: ir.Value, vector: ir.Type) -> ir.Value:
-    one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(I32, 0))
-    return shuffle(builder, one, one, [0] * LANES)
-
-
 def _emit(builder: ir.IRBuilder, rows: int, values: list[ir.Value]) -> None:
     x, x_last, x_stride, panel, steps, sums, add = values
     x_rows = [_row(builder, x, x_last, x_stride, row) for row in range(rows)]
@@ -174,10 +169,10 @@ def _emit(builder: ir.IRBuilder, rows: int, values: list[ir.Value]) -> None:
         four = _load(
             builder, builder.inttoptr(builder.add(row, builder.mul(at, ir.Constant(I64, STEP))), I32.as_pointer())
         )
-        spread = _spread(builder, four, _WORDS)
+        fours = spread(builder, four, _WORDS)
         for n, w in enumerate(across):
             name = "llvm.x86.avx512.vpdpbusd.512"
-            new.append(call(builder, name, _WORDS, [totals[number * _VECTORS + n], w, spread]))
+            new.append(call(builder, name, _WORDS, [totals[number * _VECTORS + n], w, fours]))
     following = builder.add(at, ir.Constant(I64, 1))
     for block, values_there in ((entry, [ir.Constant(_WORDS, None)] * len(places)), (more, before), (loop, new)):
         at.add_incoming(following if block is loop else ir.Constant(I64, 0), block)

@@ -60,7 +60,7 @@ def reuse_memory() -> None:
     To map memory, to touch its pages for the first time and to give it back takes longer than many a step.
     """
     give_back_free_memory()
-    give_back_idle_memory()
+    give_back_libraries()
     ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _OWN_MAPPING_BYTES)
 
 

@@ -339,7 +339,7 @@ def _make_norms(model: nn.Module) -> None:
     """Let our norm stand for transformers' own, which takes half a dozen passes over memory."""
     for name, module in list(model.named_modules()):
         if (one_plus := _NORMS.get(type(module).__name__)) is not None:
-            eps = getattr(module, "variance_epsilon", None) or module.eps
+            eps = module.eps if one_plus else module.variance_epsilon
             parent, _, leaf = name.rpartition(".")
             setattr(model.get_submodule(parent), leaf, RmsNorm(module.get_parameter("weight"), eps, one_plus=one_plus))
 
