@@ -19,7 +19,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from saffron_kernels.compiled_floats import BFloat
-from saffron_kernels.dot_tile import call
+from saffron_kernels.dot_tile import call, spread
 
 I8, I16, I32, I64, F32 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
 BLOCK = 128
@@ -75,11 +75,7 @@ class _Place:
 
     def spread(self, address: ir.Value, group: int, lanes: int) -> ir.Value:
         """The float of a group in every lane."""
-        vector = ir.VectorType(F32, lanes)
-        one = self.builder.insert_element(
-            ir.Constant(vector, ir.Undefined), self.load(address, group * 4, F32), ir.Constant(I32, 0)
-        )
-        return self.builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(I32, lanes), None))
+        return spread(self.builder, self.load(address, group * 4, F32), ir.VectorType(F32, lanes))
 
 
 Totals = list[list[ir.Value]]
