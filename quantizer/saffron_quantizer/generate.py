@@ -145,7 +145,9 @@ def generate(model: WholeModel, prompt: Sequence[int], sampling: Sampling) -> It
 def _drawn(logits: Tensor, temperature: float, draws: torch.Generator) -> int:
     """One token with probabilities in proportion to exp(logit / temperature)."""
     # On the CPU, where a seed gives the same draws on every machine.
-    probabilities = torch.softmax(logits.cpu() / temperature, dim=0)
+    logits = logits.cpu().double()
+    # Below the largest first: a tiny temperature makes infinite numbers of all else, and those have no difference.
+    probabilities = torch.softmax((logits - logits.max()) / temperature, dim=0)
     return int(torch.multinomial(probabilities, 1, generator=draws))
 
 

@@ -114,11 +114,11 @@ def make_plan(reader: CheckpointReader, spec: CandidateSpec) -> Plan:
     """Plan a candidate of a model.
 
     Raises:
-        StageError: `ARCHITECTURE_UNSUPPORTED`, also where the candidate asks more of it than is known of it,
-            `MODEL_INCOMPLETE` for a linear that the folder lacks, `SHAPE_UNSUPPORTED` for one whose columns the group
-            size does not divide, `ROWS_UNSUPPORTED` for one whose rows the format can't pack; as for `without_ignored`
-            where the candidate's `ignore` does not fit the model; `ESCALATION_TOO_TIGHT` if `escalate` leaves it no
-            room.
+        StageError: `ARCHITECTURE_UNSUPPORTED`, also where the candidate asks more of it than is known of it, or where
+            its weights are codes, `MODEL_INCOMPLETE` for a linear that the folder lacks, `SHAPE_UNSUPPORTED` for one
+            whose columns the group size does not divide, `ROWS_UNSUPPORTED` for one whose rows the format can't pack;
+            as for `without_ignored` where the candidate's `ignore` does not fit the model; `ESCALATION_TOO_TIGHT` if
+            `escalate` leaves it no room.
     """
     architecture = architecture_of(reader)
     refuse_quantized(reader)
@@ -140,6 +140,7 @@ def make_plan(reader: CheckpointReader, spec: CandidateSpec) -> Plan:
     kept = _kept(reader, architecture, prefixes)
     quantized = without_ignored(units, spec.ignore, kept)
     precisions = {weight: precision_of(spec) for unit in quantized for weight in unit.weights}
+    _refuse_codes(reader, precisions)
     bare = Plan(
         architecture=architecture,
         spec=spec,
@@ -168,6 +169,16 @@ def refuse_quantized(reader: CheckpointReader) -> None:
     if quantization_of(reader.config) is not None:
         failure = Failure(reason=FailureReason.ARCHITECTURE_UNSUPPORTED, subject="quantization_config")
         raise StageError(failure, detail="the model is quantized already; give the original")
+
+
+def _refuse_codes(reader: CheckpointReader, weights: Iterable[str]) -> None:
+    """Refuse weights that are codes, of which config.json says nothing: without their scales they mean nothing."""
+    for weight in weights:
+        dtype = reader.entry(weight).dtype
+        if not dtype.is_floating_point or dtype.itemsize == 1:
+            subject = subject_of(f"{weight}({str(dtype).removeprefix('torch.')})")
+            failure = Failure(reason=FailureReason.ARCHITECTURE_UNSUPPORTED, subject=subject)
+            raise StageError(failure, detail="the model is quantized already, though its config.json does not say so")
 
 
 def _refuse_smoothing(architecture: Architecture, spec: CandidateSpec) -> None:

@@ -75,6 +75,11 @@ REFUSED = {
         [*EVALUATE, "--confidence", "0.999999"],
         "argument --confidence: '0.999999' is not a share from 0.5 to 0.99999, as 0.95",
     ),
+    "a result in a folder that is not there": (
+        [*EVALUATE, "--result", "/no/folder/result"],
+        "argument --result: the folder /no/folder does not exist",
+    ),
+    "a result that is a folder": ([*EVALUATE, "--result", "/"], "argument --result: / is a folder"),
     "a digest that is cut": (
         [*EVALUATE, "--model-digest", "abc"],
         "argument --model-digest: 'abc' is not a SHA-256, 64 hexadecimal digits",

@@ -131,9 +131,14 @@ def test_draws_follow_the_probabilities(model):
     assert abs(found - share) < 4 * (share * (1 - share) / 200) ** 0.5
 
 
+def test_a_temperature_too_small_for_a_float32_draws_the_most_likely_token(model):
+    likely = next(generate(model, PROMPT, Sampling(1))).token
+    assert next(generate(model, PROMPT, Sampling(1, temperature=1e-320))).token == likely
+
+
 REFUSED = {
     "no token": ((), 8, "prompt=(none)"),
-    "too many": (PROMPT, 119, "maxTokens=129(max_position_embeddings=128)"),
+    "too many": (PROMPT, 119, "tokens=129(max_position_embeddings=128)"),
 }
 
 

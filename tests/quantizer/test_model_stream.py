@@ -122,7 +122,7 @@ def test_a_sequence_may_fill_all_positions_of_the_model_and_no_more(tiny_model, 
     with pytest.raises(StageError) as caught:
         stream.final_hidden(sequences(42))
     assert caught.value.failure.reason is FailureReason.SPEC_INVALID
-    assert caught.value.failure.subject == "maxTokens=42(max_position_embeddings=41)"
+    assert caught.value.failure.subject == "tokens=42(max_position_embeddings=41)"
 
 
 @pytest.mark.parametrize("name", ["Mistral", "Gemma3Text"])

@@ -230,6 +230,21 @@ def test_a_folder_with_a_hole_never_becomes_a_checkpoint_with_one(tiny_model, tm
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_weights_that_are_codes_are_refused_also_if_config_json_says_nothing_of_them(dtype, tiny_model, tmp_path):
+    shutil.copytree(tiny_model(), tmp_path / "model")
+    path, weight = tmp_path / "model" / "model.safetensors", "model.layers.1.mlp.down_proj.weight"
+    tensors = load_file(path)
+    save_file(tensors | {weight: tensors[weight].to(dtype)}, path)
+    with pytest.raises(StageError) as caught:
+        checkpoint_of(tmp_path / "model", SPECS["RTN to W8A8"], tmp_path / "out")
+    assert (caught.value.failure.reason, caught.value.failure.subject) == (
+        FailureReason.ARCHITECTURE_UNSUPPORTED,
+        f"{weight}({str(dtype).removeprefix('torch.')})",
+    )
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_quantized_model_is_not_quantized_again(tiny_model, tmp_path):
     checkpoint_of(tiny_model(), GPTQ, tmp_path / "once")
     with pytest.raises(StageError) as caught:

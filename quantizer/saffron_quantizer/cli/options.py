@@ -58,6 +58,16 @@ def quantity_of_bytes(text: str) -> int:
     return int(Decimal(found[1]) * _UNITS[found[2] or ""])
 
 
+def file_to_write(text: str) -> Path:
+    """Read the path of a file that will be written at the end of long work."""
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a folder")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"the folder {path.parent} does not exist")
+    return path
+
+
 def level(text: str) -> float:
     """Read a level of confidence, a share between one half and one.
 
@@ -207,7 +217,7 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as one line of JSON (default: as text)")
     parser.add_argument(
         "--result",
-        type=Path,
+        type=file_to_write,
         metavar="FILE",
         help="also write the result, or why there is none, to this file as one line of JSON; a Job's termination "
         "message (default: none)",

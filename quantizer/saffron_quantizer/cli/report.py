@@ -2,12 +2,11 @@
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saffron_api.failures import ExitCode
 from saffron_api.quantized_model import Selection
-from saffron_quantizer.cli.options import add_gates, choice, report_file
+from saffron_quantizer.cli.options import add_gates, choice, file_to_write, report_file
 from saffron_quantizer.cli.outcome import told_failures
 from saffron_quantizer.cli.subcommand import add_command
 from saffron_quantizer.report import Report, judged
@@ -28,10 +27,10 @@ def add_to(commands: "Commands") -> None:
         resumes=False,
     )
     parser.add_argument("reports", type=report_file, nargs="+", metavar="FILE", help="a report of `saffron evaluate`")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="file for the page (default: none)")
+    parser.add_argument("--html", type=file_to_write, metavar="FILE", help="file for the page (default: none)")
     parser.add_argument(
         "--card",
-        type=Path,
+        type=file_to_write,
         metavar="FILE",
         help="file for the model card of the first report's checkpoint, Markdown, as README.md; the other reports are "
         "what it is compared with (default: none)",

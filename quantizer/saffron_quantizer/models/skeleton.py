@@ -141,7 +141,7 @@ class Skeleton:
             StageError: `SPEC_INVALID`.
         """
         if self._positions is not None and length > self._positions:
-            subject = subject_of(f"maxTokens={length}(max_position_embeddings={self._positions})")
+            subject = subject_of(f"tokens={length}(max_position_embeddings={self._positions})")
             raise StageError(Failure(reason=FailureReason.SPEC_INVALID, subject=subject))
 
     @property
