@@ -7,7 +7,7 @@ with `saffron quantize`, and lets both programs go on with the beginnings of ten
 it prints how many tokens are equal and, where the two part, by how much the largest logit is above the second on either
 side: both compute in bfloat16, in which logits from 16 on are 1/8 apart, and add and round in orders of their own.
 
-What that may do at a place is measured there: our own program computes it 32 times more, each with about half of the
+What that may do at a place is measured there: our own program computes it 128 times more, each with about half of the
 embeddings' numbers one step of bfloat16 up or down, and it is told which token wins how often, and how far the logit of
 our token is above that of vLLM's. A W8A8 linear rounds its inputs to steps of 1/127 of the token's largest, so that one
 step of bfloat16 now and then becomes one of these, and a small gap says less there than for the original.
@@ -44,7 +44,7 @@ NOVEL = "persuasion"
 PROMPTS, WORDS = 10, 16
 ENOUGH = 16
 """Tokens that are to be equal."""
-AGAIN = 32
+AGAIN = 128
 """How often a place where the two part is computed again."""
 
 Answer = dict[str, Any]

@@ -25,7 +25,7 @@ def lay_out(x: Tensor, kind: int, blocks: int) -> Tensor:
     """Lay tokens out.
 
     Args:
-        x: [M, K] of any floating type.
+        x: [M, K] float32, float16 or bfloat16.
         kind: of the tiles that they are for (`tile_kinds`).
         blocks: ceil(K / 128).
 

@@ -27,7 +27,7 @@ class _ScaledLinear(nn.Module):
         self.bias = stored(out_features, dtype=torch.float32) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., in] in any floating type -> [..., out] in that type."""
+        """[..., in] in float32, float16 or bfloat16 -> [..., out] in that type."""
         return self._product(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
 
     def _product(self, x: Tensor) -> Tensor:

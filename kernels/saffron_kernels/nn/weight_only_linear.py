@@ -43,7 +43,7 @@ class _Int4Linear(nn.Module):
         return self
 
     def _product(self, x: Tensor) -> Tensor:
-        """[..., columns] in any floating type -> [..., N] in that type."""
+        """[..., columns] in float32, float16 or bfloat16 -> [..., N] in that type."""
         tokens = x.reshape(-1, x.shape[-1])
         y = w4a16_gemm(tokens, self._weight, self.group_size, self.bias)
         return y.reshape(*x.shape[:-1], -1)
@@ -77,7 +77,7 @@ class W4A16Linear(_Int4Linear):
         super().__init__(weight, in_features // weight_scale.shape[1], bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., K] in any floating type -> [..., N] in that type."""
+        """[..., K] in float32, float16 or bfloat16 -> [..., N] in that type."""
         return self._product(x)
 
 
@@ -115,5 +115,5 @@ class W8A16Linear(_Int4Linear):
         super().__init__(repack_w4a16(packed, scales, zeros, 2 * in_features), group_size, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., K] in any floating type -> [..., N] in that type."""
+        """[..., K] in float32, float16 or bfloat16 -> [..., N] in that type."""
         return self._product(torch.cat([x, x], dim=-1))
