@@ -1,6 +1,6 @@
 """What the kernels are worth to a whole GPTQ run on the CPU: Gemma 3 270M with each of them, and without.
 
-    python benchmarks/kernels_in_gptq.py [--rounds 3]
+    python benchmarks/kernels_in_gptq.py [--rounds 3] [--plain hessian gptq_block]
 
 Quantizes the model to W4A16 g128 with 32 x 512 tokens in one process, again and again: as it is, with one operator in
 plain torch (its reference), and with all of them so. In each round each way has its turn, and ratios are taken within
@@ -11,7 +11,7 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from unittest import mock
@@ -50,11 +50,13 @@ PLAIN: Mapping[str, Mapping[str, Callable[..., object]]] = {
     "attention": {f"{_QUANTIZER}.models.attention.has_fast_causal_attention": lambda _query: False},
 }
 """For each operator what stands in for it where the quantizer calls it; for attention that is torch's own."""
-WAYS: Mapping[str, Mapping[str, Callable[..., object]]] = {
-    "as it is": {},
-    **{f"{name} in plain torch": instead for name, instead in PLAIN.items()},
-    "all of them": {place: function for instead in PLAIN.values() for place, function in instead.items()},
-}
+
+
+def ways_without(operators: Sequence[str]) -> dict[str, dict[str, Callable[..., object]]]:
+    """What is replaced in each way: nothing, each of these operators, and all of them."""
+    each = {f"{name} in plain torch": dict(PLAIN[name]) for name in operators}
+    together = {place: function for instead in each.values() for place, function in instead.items()}
+    return {"as it is": {}, **each, "all of them": together}
 
 
 def run(sequences: list[Tensor], instead: Mapping[str, Callable[..., object]]) -> float:
@@ -72,15 +74,19 @@ def main() -> None:
     """Print a line for each way."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="turns of each way (default: %(default)s)")
-    rounds = parser.parse_args().rounds
+    parser.add_argument(
+        "--plain", nargs="+", choices=PLAIN, default=list(PLAIN), help="operators that are replaced (default: all)"
+    )
+    arguments = parser.parse_args()
+    ways = ways_without(arguments.plain)
     fetch_prose()
     sequences = [torch.tensor(window) for window in windows(fetch_gemma(), "emma", 32, 512)]
     print(f"CPU capability {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads,")
     print(f"load {os.getloadavg()[0]:.1f} at the start, torch {torch.__version__}\n")
     run(sequences, {})  # loads compiled loops, and lets oneDNN make its own
-    seconds: dict[str, list[float]] = {name: [] for name in WAYS}
-    for _ in range(rounds):
-        for name, instead in WAYS.items():
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(arguments.rounds):
+        for name, instead in ways.items():
             seconds[name].append(run(sequences, instead))
     print(f"{'':30} {'seconds':24} times as long")
     for name, taken in seconds.items():
