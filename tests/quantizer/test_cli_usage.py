@@ -79,6 +79,10 @@ REFUSED = {
         [*EVALUATE, "--result", "/no/folder/result"],
         "argument --result: the folder /no/folder does not exist",
     ),
+    "a page in a folder that is not there": (
+        ["run", "-f", "f", "--html", "/no/folder/page.html"],
+        "argument --html: the folder /no/folder does not exist",
+    ),
     "a result that is a folder": ([*EVALUATE, "--result", "/"], "argument --result: / is a folder"),
     "a digest that is cut": (
         [*EVALUATE, "--model-digest", "abc"],

@@ -17,6 +17,7 @@ from saffron_api.model import ApiModel, problems
 from saffron_api.quantized_model import KIND, CandidateStatus, QuantizedModel, SelectedStatus
 from saffron_api.results import Stage
 from saffron_quantizer.atomic import private_folder, write_file
+from saffron_quantizer.cli.options import file_to_write
 from saffron_quantizer.cli.outcome import told_failures
 from saffron_quantizer.cli.progress import duration, shown_progress
 from saffron_quantizer.cli.subcommand import add_command
@@ -67,7 +68,9 @@ def add_to(commands: "Commands") -> None:
         help="the folder that stands for a claim, which must be there; one for each claim that the request names "
         "(default: none)",
     )
-    parser.add_argument("--html", type=Path, metavar="FILE", help="file for a page of the results (default: none)")
+    parser.add_argument(
+        "--html", type=file_to_write, metavar="FILE", help="file for a page of the results (default: none)"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as one line of JSON (default: as text)")
 
 
