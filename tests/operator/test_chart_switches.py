@@ -25,17 +25,33 @@ def test_the_policy_that_limits_the_operator_is_always_there(value: str, expecte
         assert {each["metadata"]["name"] for each in found if each["kind"] == kind} == expected
 
 
-def test_jobs_may_call_nobody_in_each_namespace_that_opts_in() -> None:
+QUANTIZES = {"matchLabels": {"saffron.dev/stage": "quantize"}}
+
+
+def test_jobs_may_call_nobody_in_each_namespace_that_opts_in_but_pods_that_quantize_together_each_other() -> None:
     found = objects(("NetworkPolicy",), "watchNamespaces={a,b}")
-    assert [(each["metadata"]["namespace"], each["metadata"]["name"]) for each in found] == [
-        ("a", f"{setup.OPERATOR}-jobs"),
-        ("b", f"{setup.OPERATOR}-jobs"),
+    assert [(each["metadata"]["namespace"], each["metadata"]["name"], each["spec"]) for each in found] == [
+        (namespace, f"{setup.OPERATOR}-{name}", spec)
+        for namespace in ("a", "b")
+        for name, spec in (
+            (
+                "jobs",
+                {
+                    "podSelector": {"matchExpressions": [{"key": "saffron.dev/stage", "operator": "Exists"}]},
+                    "policyTypes": ["Ingress", "Egress"],
+                },
+            ),
+            (
+                "together",
+                {
+                    "podSelector": QUANTIZES,
+                    "policyTypes": ["Ingress", "Egress"],
+                    "ingress": [{"from": [{"podSelector": QUANTIZES}]}],
+                    "egress": [{"to": [{"podSelector": QUANTIZES}]}],
+                },
+            ),
+        )
     ]
-    for each in found:
-        assert each["spec"] == {
-            "podSelector": {"matchExpressions": [{"key": "saffron.dev/stage", "operator": "Exists"}]},
-            "policyTypes": ["Ingress", "Egress"],
-        }
 
 
 def test_a_cluster_that_has_its_own_rules_can_leave_the_network_policy_out() -> None:
