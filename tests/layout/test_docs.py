@@ -18,7 +18,7 @@ from saffron_operator.decide.weights import canary_replicas, share
 from saffron_operator.metrics import Metrics
 from saffron_operator.watches import WatchAges
 from saffron_quantizer.cli.main import build_parser
-from saffron_quantizer.cli.options import gates_file, report_file
+from saffron_quantizer.cli.options import file_to_write, gates_file, report_file
 from saffron_quantizer.models.architectures import ARCHITECTURES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -169,8 +169,8 @@ def test_every_command_line_is_one_that_saffron_takes(line: str) -> None:
     parser = build_parser()
     for subcommand in subcommands(parser).values():
         for action in subcommand._actions:
-            if action.type in (gates_file, report_file):
-                action.type = Path  # the files that a page names are not there to be read
+            if action.type in (gates_file, report_file, file_to_write):
+                action.type = Path  # the files that a page names, and their folders, are not there
     parser.parse_args(shlex.split(line, comments=True)[1:])
 
 
