@@ -186,6 +186,17 @@ def test_help_explains_every_option_and_its_default(name):
             assert "(default: " in action.help, action.dest
 
 
+def test_an_option_that_is_left_out_is_not_called_none_which_may_be_a_value_of_it():
+    said = {action.dest: action.help.rpartition("(")[2] for action in subcommands()["quantize"]._actions}
+    fields = ("act_order", "scale_search", "smoothing", "kv_cache")
+    assert {name: said[name] for name in fields} == {
+        "act_order": "default: left out)",
+        "scale_search": "default: left out)",
+        "smoothing": "default: left out)",
+        "kv_cache": "default: none)",
+    }
+
+
 @pytest.mark.parametrize("spelling", ["GPTQ", "gptq", "Gptq"])
 def test_an_enum_is_read_in_any_case(spelling):
     arguments = build_parser().parse_args([*QUANTIZE, "--method", spelling, "--scheme", "w4A16"])

@@ -89,7 +89,8 @@ def _help(name: str) -> str:
         return f"{text}; may be given several times (default: none)"
     if field.is_required():
         return text
-    return f"{text} (default: {'none' if field.default is None else str(field.default).lower()})"
+    # Not "none", which is a value of some of them.
+    return f"{text} (default: {'left out' if field.default is None else str(field.default).lower()})"
 
 
 def candidate_of(arguments: argparse.Namespace) -> CandidateSpec:
