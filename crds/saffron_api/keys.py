@@ -14,7 +14,7 @@ from saffron_api.model import ApiModel
 from saffron_api.spec import Calibration, Candidate, Data, Evaluation, Gates
 
 ARTEFACT_VERSION = 7
-"""Raised when the same input would give other bytes, so that an upgrade alone requantizes nothing."""
+"""Raised when the same input would give other bytes; an upgrade that does not raise it requantizes nothing."""
 
 
 def digest(value: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from saffron_api.failures import FAILURES, ExitCode
 from saffron_api.quantized_model import Gates, QuantizedModel
 from saffron_operator import engines, reasons
 from saffron_operator.decide.weights import canary_replicas, share
-from saffron_operator.metrics import Metrics
+from saffron_operator.metrics import Metrics, _families
 from saffron_operator.watches import WatchAges
 from saffron_quantizer.cli.main import build_parser
 from saffron_quantizer.cli.options import file_to_write, gates_file, report_file
@@ -24,6 +24,7 @@ from saffron_quantizer.models.architectures import ARCHITECTURES
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCS = REPOSITORY / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
+OTHER_PAGES = sorted((*REPOSITORY.glob("*.md"), *REPOSITORY.glob("dev/*.md"), *DOCS.glob("adr/*.md")))
 
 _FENCED = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)]+)\)")
@@ -56,7 +57,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, *OTHER_PAGES], ids=lambda page: str(page.relative_to(REPOSITORY)))
 def test_every_link_and_every_example_leads_somewhere(page: Path) -> None:
     text = page.read_text()
     links = [link for link in _LINK.findall(text) if "://" not in link]
@@ -107,6 +108,15 @@ def test_every_metric_is_explained() -> None:
     families = Metrics(WatchAges(frozenset())).registry.collect()
     exposed = {f"{each.name}_total" if each.type == "counter" else each.name for each in families}
     assert {row[0] for row in rows("metrics.md", "Metrics")} == exposed
+
+
+def test_every_label_of_a_metric_of_a_resource_is_explained() -> None:
+    shared = {"namespace", "quantizedmodel"}
+    told = {
+        name: {*further.replace("`", "").split(", ")} - {""} for name, _, further, _ in rows("metrics.md", "Metrics")
+    }
+    for family in _families().values():
+        assert {*family._labelnames} == shared | told[family.name], family.name
 
 
 def test_the_table_of_weights_is_what_the_operator_computes() -> None:
