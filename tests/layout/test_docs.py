@@ -13,9 +13,10 @@ from tinymodels import support
 
 from saffron_api.failures import FAILURES, ExitCode
 from saffron_api.quantized_model import Gates, QuantizedModel
-from saffron_operator import engines, reasons
+from saffron_operator import engines, reasons, target
 from saffron_operator.decide.weights import canary_replicas, share
 from saffron_operator.metrics import Metrics, _families
+from saffron_operator.observed import Engine, TargetFacts
 from saffron_operator.watches import WatchAges
 from saffron_quantizer.cli.main import build_parser
 from saffron_quantizer.cli.options import file_to_write, gates_file, report_file
@@ -159,6 +160,20 @@ def test_every_request_is_one_that_the_api_takes(document: dict[str, Any]) -> No
         QuantizedModel.model_validate(document)
     elif "perplexityRatio" in document:
         Gates.model_validate(document)
+
+
+def test_the_target_that_a_page_shows_can_be_rolled_out_to_without_a_warning() -> None:
+    documents = [yaml.safe_load(text) for text in blocks(DOCS / "rollout.md", "yaml")]
+    (deployment,) = (each for each in documents if each.get("kind") == "Deployment")
+    (request,) = (
+        yaml.safe_load(text) for text in blocks(DOCS / "first-model.md", "yaml") if "QuantizedModel\n" in text
+    )
+    spec = QuantizedModel.model_validate(request).spec
+    assert spec.rollout is not None
+    assert deployment["metadata"]["name"] == spec.rollout.target_ref.name
+    facts = target.read(deployment, container=spec.rollout.target_ref.container, model_uri=spec.model.uri)
+    assert isinstance(facts, TargetFacts)
+    assert (facts.engine, facts.model_path, facts.warnings) == (Engine.VLLM, "/models/gemma-3-270m", ())
 
 
 def command_lines() -> Iterator[Any]:
