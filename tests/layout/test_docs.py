@@ -77,6 +77,15 @@ def test_the_index_has_every_page() -> None:
     assert {page.name for page in PAGES} - {"README.md"} - linked == set()
 
 
+def test_the_index_of_decisions_has_each_with_its_title() -> None:
+    listed = [line for line in (DOCS / "adr/README.md").read_text().splitlines() if line[:1].isdigit()]
+    pages = sorted(DOCS.glob("adr/0*.md"))
+    titles = [page.read_text().splitlines()[0].removeprefix("# ").partition(". ") for page in pages]
+    assert listed == [
+        f"{number}. [{title}]({page.name})" for (number, _, title), page in zip(titles, pages, strict=True)
+    ]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_field_of_the_spec_that_a_page_names_exists(page: Path) -> None:
     known = set(_FIELD.findall((DOCS / "api.md").read_text()))
