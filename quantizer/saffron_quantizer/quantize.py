@@ -33,6 +33,7 @@ from saffron_quantizer.escalate import Make, Selection, escalate, with_rounds
 from saffron_quantizer.memory import peak_bytes, reuse_memory
 from saffron_quantizer.models.activations import ActivationMemory
 from saffron_quantizer.models.batches import BATCH_TOKENS, LENGTH_STEP
+from saffron_quantizer.models.compute import CPU, name_of
 from saffron_quantizer.models.lean_import import without_compiler
 from saffron_quantizer.models.stream import ModelStream
 from saffron_quantizer.partial import open_partial, publish
@@ -58,6 +59,7 @@ def quantize(
     work: Path | None = None,
     activation_memory: int | None = None,
     ranks: Ranks = ALONE,
+    device: torch.device = CPU,
 ) -> QuantizeResult:
     """Make a checkpoint, or finish the one that a killed run began, or report the one that is there.
 
@@ -69,6 +71,7 @@ def quantize(
         activation_memory: bytes of activations that are kept in memory, those beyond it in a file; by default half of
             what is free. It changes the time and no bit of the result.
         ranks: the processes that work together. All of them see the same folders, and the first one writes.
+        device: what computes. The checkpoint has other bits on another device.
 
     Raises:
         StageError: for everything that a user can put right.
@@ -81,7 +84,7 @@ def quantize(
     finished = _of_first(ranks, lambda: reported(destination, work, request.told))
     if finished is not None:
         return finished
-    run = _Run.of(request, ranks, begun)
+    run = _Run.of(request, ranks, begun, device)
     fingerprint = {"request": request.told(), "machine": _machine(run.stream, ranks)}
     ranks.require_same("inputs-or-machines", lambda: bytes.fromhex(digest(fingerprint)))
     folder = destination.unfinished(fingerprint)
@@ -122,14 +125,14 @@ class _Run:
     ranks: Ranks
 
     @classmethod
-    def of(cls, request: QuantizeRequest, ranks: Ranks, begun: float) -> "_Run":
+    def of(cls, request: QuantizeRequest, ranks: Ranks, begun: float, device: torch.device) -> "_Run":
         reader = CheckpointReader(request.model)
         return cls(
             begun=begun,
             reader=reader,
             plan=make_plan(reader, request.spec),
             guard=FolderGuard(request.model),
-            stream=ModelStream.open(request.model),
+            stream=ModelStream.open(request.model, device=device),
             calibration=request.calibration,
             selection=request.selection,
             ranks=ranks,
@@ -152,7 +155,7 @@ def _open(
     if run.ranks.is_first:
         require_room(target, spill, need, budget)
         open_partial(target, fingerprint, work=work)
-    return ActivationMemory(budget, spill)
+    return ActivationMemory(budget, spill, device=run.stream.device)
 
 
 def _make(
@@ -252,7 +255,7 @@ def _machine(stream: ModelStream, ranks: Ranks) -> dict[str, Any]:
         "artefactVersion": ARTEFACT_VERSION,
         "versions": {name: version(name) for name in ("saffron-quantizer", "torch", "transformers", "numba")},
         "isa": torch.backends.cpu.get_cpu_capability(),
-        "device": "cpu",
+        "device": name_of(stream.device),
         "threads": torch.get_num_threads(),
         "dtype": str(stream.dtype),
         "batchTokens": BATCH_TOKENS,

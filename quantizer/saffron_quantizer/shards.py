@@ -5,7 +5,8 @@ While a block is computed, one thread reads the next and another writes the one 
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from saffron_quantizer.checkpoint.reader import CheckpointReader
 from saffron_quantizer.checkpoint.tensor_file import read_entry, read_header
 from saffron_quantizer.checkpoint.writer import shard_name
 from saffron_quantizer.models.activations import ActivationMemory
+from saffron_quantizer.models.compute import CPU
 from saffron_quantizer.models.stream import ModelStream, Walk
 from saffron_quantizer.plan import Plan
 from saffron_quantizer.progress import Progress, ProgressSink
@@ -69,7 +71,7 @@ def write_shards(
                     _replay(index, original, iter([{name: reader.read(name) for name in plan.blocks[index]}]))
                 notes.append(_notes(shard))
             else:
-                block = _block(plan, index, walk, original, next(blocks))
+                block = _block(plan, index, walk, original, _on(stream.device, next(blocks)))
                 notes.append(block.notes)
                 if ranks.is_first:
                     put_away(partial(_save, shard, block))
@@ -94,13 +96,19 @@ def _replay(index: int, walk: Walk | None, blocks: Iterator[dict[str, Tensor]]) 
 def _block(
     plan: Plan, index: int, walk: Walk | None, original: Walk | None, tensors: dict[str, Tensor]
 ) -> QuantizedBlock:
-    """Quantize a block, and take the walks past it."""
+    """Quantize a block, and take the walks past it. What is stored is on the CPU."""
     if walk is None:
-        return round_block(plan, index, tensors)
+        block = round_block(plan, index, tensors)
+        return replace(block, stored=_on(CPU, block.stored))
     with walk.stream.loaded(index, tensors):
         block = calibrate_block(plan, index, walk, tensors, original)
+    block = replace(block, stored=_on(CPU, block.stored))
     walk.ranks.require_same(plan.architecture.block(index), partial(_digest, block))
     return block
+
+
+def _on(device: torch.device, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.to(device) for name, tensor in tensors.items()}
 
 
 def _digest(block: QuantizedBlock) -> bytes:

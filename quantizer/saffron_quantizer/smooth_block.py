@@ -23,6 +23,7 @@ from saffron_quantizer.algorithms.smoothing import Smoothing
 from saffron_quantizer.algorithms.smoothquant import smoothquant
 from saffron_quantizer.models.edges import Edge, Producer, edges_of
 from saffron_quantizer.models.replay import Call, Sample, record, replay, take_sample
+from saffron_quantizer.models.skeleton import with_tensors
 from saffron_quantizer.models.stream import Walk
 from saffron_quantizer.plan import Plan
 from saffron_quantizer.precision import Activations
@@ -304,7 +305,7 @@ def _check_unchanged(
     """
     block = sample.stream.blocks[index]
     hidden = sample.states[:1].float()
-    keywords = _float(sample.stream.inputs(index, sample.batch))
+    keywords = with_tensors(sample.stream.inputs(index, sample.batch), _float)
     old, new = (
         torch.func.functional_call(block, _state(block, plan, index, tensors), (hidden,), keywords)
         for tensors in (before, after)
@@ -324,12 +325,6 @@ def _state(block: nn.Module, plan: Plan, index: int, tensors: Mapping[str, Tenso
     return {name: tensor for name, tensor in state.items() if name in own}
 
 
-def _float(value: Any) -> Any:  # noqa: ANN401 - whatever a block is called with
-    """The same with every floating-point tensor in float32."""
-    if isinstance(value, Tensor):
-        return value.float() if value.is_floating_point() else value
-    if isinstance(value, tuple):
-        return tuple(_float(each) for each in value)
-    if isinstance(value, dict):
-        return {name: _float(each) for name, each in value.items()}
-    return value
+def _float(tensor: Tensor) -> Tensor:
+    """In float32, if it is of a floating type."""
+    return tensor.float() if tensor.is_floating_point() else tensor

@@ -95,7 +95,7 @@ def test_the_cache_gives_back_keys_and_values_rounded_in_their_scales():
 
 
 def test_the_reach_of_keys_and_values_is_that_of_real_tokens():
-    cache = RangeKvCache()
+    cache = RangeKvCache(torch.device("cpu"))
     cache.real = torch.tensor([[True, True, False], [True, False, False]])
     keys, values = torch.zeros(2, 1, 3, 2), torch.zeros(2, 1, 3, 2)
     keys[0, 0, 1, 1], keys[0, 0, 2, 0], values[1, 0, 0, 0], values[1, 0, 1, 1] = -3.0, 100.0, 2.0, 100.0

@@ -60,7 +60,7 @@ def test_the_exponent_of_least_error_is_found_to_a_sixteenth_in_ten_evaluations(
         tried.append(scale)
         return (float(scale.log2()) - best) ** 2 if float(scale) != 1.0 or best == 0 else 9.0
 
-    found = coarse_to_fine(1, lambda exponent: torch.tensor([2.0**exponent]), error)
+    found = coarse_to_fine(torch.ones(1), lambda exponent: torch.tensor([2.0**exponent]), error)
     assert found.exponent is None if best == 0 else abs(found.exponent - best) <= 0.0625
     assert len(tried) <= 10
     assert found.error == min(map(error, list(tried)))
@@ -77,7 +77,7 @@ def test_what_is_found_is_never_worse_than_no_scales(errors):
             return 3.0
         return next(later)
 
-    found = coarse_to_fine(2, lambda exponent: torch.full((2,), 1 + exponent), error)
+    found = coarse_to_fine(torch.ones(2), lambda exponent: torch.full((2,), 1 + exponent), error)
     assert found.error <= found.identity_error == 3.0
     assert (found.exponent is None) == (found.error == 3.0)
     if found.exponent is None:
@@ -86,7 +86,7 @@ def test_what_is_found_is_never_worse_than_no_scales(errors):
 
 def test_an_error_that_is_no_number_without_scales_is_refused():
     with pytest.raises(ArithmeticError):
-        coarse_to_fine(2, lambda _: torch.ones(2), lambda _: float("nan"))
+        coarse_to_fine(torch.ones(2), lambda _: torch.ones(2), lambda _: float("nan"))
 
 
 def test_awqs_scales_are_a_power_of_the_activity_around_one():

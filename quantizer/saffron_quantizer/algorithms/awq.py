@@ -29,7 +29,7 @@ def awq(activity: Tensor, error_of: Callable[[Tensor], float]) -> Smoothing:
     """
     alive = activity > 0
     logs = torch.where(alive, activity.float(), 1.0).log()
-    return coarse_to_fine(len(activity), lambda alpha: centred((logs * alpha).exp(), alive), error_of)
+    return coarse_to_fine(torch.ones_like(logs), lambda alpha: centred((logs * alpha).exp(), alive), error_of)
 
 
 def clipped(W: Tensor, gram: Tensor, grid: Grid) -> Quantized:
@@ -44,7 +44,7 @@ def clipped(W: Tensor, gram: Tensor, grid: Grid) -> Quantized:
         grid: what the weights are rounded to.
     """
     W = W.float()
-    best, least = rtn(W, grid, MIN_MAX), torch.full((W.shape[0], len(gram)), torch.inf)
+    best, least = rtn(W, grid, MIN_MAX), torch.full((W.shape[0], len(gram)), torch.inf, device=W.device)
     for clip in CLIPS:
         candidate = rtn(W, grid, Search(factors=(clip,)))
         E = _grouped(candidate.dequantize().float() - W, grid.group_size).transpose(0, 1)  # [G, R, g]

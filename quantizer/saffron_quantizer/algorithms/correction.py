@@ -30,6 +30,6 @@ def corrected(W: Tensor, drift: Tensor, factor: Factor, share: float = SHARE) ->
     """
     # W C (H + diag(added))⁻¹ = W C R⁻ᵀ R⁻¹, columns in their turns.
     halfway = torch.linalg.solve_triangular(factor.R.T, drift[:, factor.turns], upper=False, left=False)
-    step = torch.empty(drift.shape)
+    step = torch.empty_like(drift)
     step[:, factor.turns] = torch.linalg.solve_triangular(factor.R, halfway, upper=True, left=False)
     return step.mul_(share).add_(W)

@@ -75,7 +75,7 @@ class Factor:
         That is 1 / [H⁻¹]_qq of the columns that are left in q's turn (equation 2), R_qq²: less than the Hessian's
         diagonal, as those to come make good what they can.
         """
-        cost = torch.empty(len(self.turns))
+        cost = torch.empty(len(self.turns), device=self.R.device)
         cost[self.turns] = self.R.diagonal().square()
         return torch.where(self.dead, 0.0, cost)
 
@@ -108,7 +108,7 @@ def factorize(H: Tensor, order: Order = Order.STATIC) -> Factor:
         raise UnstableHessianError("the Hessian holds NaN or infinity")
     dead = diagonal <= 0
     static = order is Order.STATIC
-    turns = torch.argsort(diagonal, descending=True, stable=True) if static else torch.arange(len(H))
+    turns = torch.argsort(diagonal, descending=True, stable=True) if static else torch.arange(len(H), device=H.device)
     for damping in DAMPINGS:
         added = torch.where(dead, 1.0 - diagonal, 0.0) + damping * diagonal.mean()
         R = _upper_factor(H, added, turns)
@@ -124,7 +124,7 @@ def _upper_factor(H: Tensor, added: Tensor, turns: Tensor) -> Tensor | None:
     columns, J A J = L Lᵀ gives A = (J L J)(J L J)ᵀ, and J L J is upper triangular. Besides H, one matrix of its size is
     there: that of a wide layer has half a gigabyte.
     """
-    R = torch.empty(H.shape)
+    R = torch.empty(H.shape, device=H.device)
     for begin in range(0, len(R), _BLOCK):
         rows = H.index_select(0, turns[begin : begin + _BLOCK])
         R[begin : begin + _BLOCK, begin:] = rows.index_select(1, turns[begin:])
@@ -160,9 +160,9 @@ def gptq(W: Tensor, factor: Factor, grid: Grid, search: Search = LEAST_SQUARES) 
     """
     # Columns are taken in their turns, so here they are rows, of which each lies in one piece.
     columns_of_W = W.T.contiguous()
-    E = torch.empty(columns_of_W.shape)  # (W - Q)ᵀ of the columns that are done, in their turns
-    codes = torch.empty(columns_of_W.shape, dtype=torch.int8)
-    loss = torch.zeros(len(W), dtype=torch.float64)
+    E = torch.empty(columns_of_W.shape, device=W.device)  # (W - Q)ᵀ of the columns that are done, in their turns
+    codes = torch.empty(columns_of_W.shape, dtype=torch.int8, device=W.device)
+    loss = torch.zeros(len(W), dtype=torch.float64, device=W.device)
     on_the_way = factor.order is Order.NONE and grid.group_size is not None
     # On the way each group's are found when its turn comes; until then the whole range's hold their place.
     scales = find_scales(W, grid, MIN_MAX if on_the_way else search)
@@ -194,7 +194,7 @@ def energy(W: Tensor, H: Tensor) -> float:
         W: [R, d], floating; unchanged.
         H: [d, d] float32, symmetric; unchanged.
     """
-    gram = torch.zeros(H.shape)
+    gram = torch.zeros(H.shape, device=H.device)
     hessian(W, gram)
     diagonal = (gram.diagonal() * H.diagonal()).sum(dtype=torch.float64)
     products = gram.tril_(-1).mul_(H)
@@ -205,7 +205,7 @@ def energy(W: Tensor, H: Tensor) -> float:
 
 def _inverse(R: Tensor) -> Tensor:
     """Of an upper triangle."""
-    inverse: Tensor = torch.linalg.solve_triangular(R, torch.eye(len(R)), upper=True)
+    inverse: Tensor = torch.linalg.solve_triangular(R, torch.eye(len(R), device=R.device), upper=True)
     return inverse
 
 

@@ -33,19 +33,18 @@ class Smoothing:
 
 
 def coarse_to_fine(
-    channels: int, scale_of: Callable[[float], Tensor], error_of: Callable[[Tensor], float]
+    identity: Tensor, scale_of: Callable[[float], Tensor], error_of: Callable[[Tensor], float]
 ) -> Smoothing:
     """Search the exponent with ten evaluations: none at all, five over 0 to 1, then two and two around the best.
 
     Args:
-        channels: how many there are.
+        identity: scales that change nothing, [channels] float32 of 1.
         scale_of: exponent -> scales [channels], finite and above 0.
         error_of: scales -> what is left with them. An error that is not finite is never taken.
 
     Raises:
         ArithmeticError: the error without any scales is not finite.
     """
-    identity = torch.ones(channels)
     error = error_of(identity)
     if not error < torch.inf:
         raise ArithmeticError(f"the error without scales is {error}")

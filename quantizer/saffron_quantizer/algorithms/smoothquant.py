@@ -27,4 +27,6 @@ def smoothquant(activations: Tensor, weights: Tensor, error_of: Callable[[Tensor
     alive = (activations > 0) & (weights > 0)
     x = torch.where(alive, activations.float(), 1.0).log()
     w = torch.where(alive, weights.float(), 1.0).log()
-    return coarse_to_fine(len(activations), lambda alpha: centred((alpha * x - (1 - alpha) * w).exp(), alive), error_of)
+    return coarse_to_fine(
+        torch.ones_like(x), lambda alpha: centred((alpha * x - (1 - alpha) * w).exp(), alive), error_of
+    )

@@ -70,7 +70,7 @@ def _require_same(
 
 def _zeros(quantized: Quantized) -> Tensor:
     if quantized.zero is None:
-        return torch.zeros(quantized.scale.shape, dtype=torch.int8)
+        return torch.zeros(quantized.scale.shape, dtype=torch.int8, device=quantized.scale.device)
     return quantized.zero
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saffron_api.failures import ExitCode
-from saffron_quantizer.cli.options import add_folder, whole_number
+from saffron_quantizer.cli.options import add_device, add_folder, device_of, whole_number
 from saffron_quantizer.cli.outcome import told_failures
 from saffron_quantizer.cli.progress import duration
 from saffron_quantizer.cli.subcommand import add_command
@@ -57,11 +57,7 @@ def add_to(commands: "Commands") -> None:
         help="take each --prompt for a user's message, and write it by the chat template (default: as it is)",
     )
     _add_sampling(parser)
-    parser.add_argument(
-        "--device",
-        choices=("cpu", "cuda"),
-        help="what computes (default: cuda where torch finds a GPU, else cpu)",
-    )
+    add_device(parser, otherwise="cuda where torch finds a GPU, else cpu")
     parser.add_argument(
         "--json",
         action="store_true",
@@ -115,10 +111,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from saffron_quantizer.generate import Sampling, complete  # noqa: PLC0415
     from saffron_quantizer.models.whole import WholeModel  # noqa: PLC0415
 
-    has_gpu = torch.cuda.is_available()
-    if arguments.device == "cuda" and not has_gpu:
-        arguments.refuse("--device cuda: torch finds no GPU here")
-    device = torch.device(arguments.device or ("cuda" if has_gpu else "cpu"))
+    device = device_of(arguments, otherwise="cuda" if torch.cuda.is_available() else "cpu")
     sampling = Sampling(arguments.max_new_tokens, arguments.temperature, arguments.seed)
     tokenizer = Tokenizer(arguments.model)
     prompts = _prompts(arguments, tokenizer)

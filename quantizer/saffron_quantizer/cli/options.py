@@ -8,7 +8,7 @@ from decimal import Decimal
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import yaml
 from pydantic import ValidationError
@@ -17,6 +17,9 @@ from saffron_api.quantized_model import Gates
 from saffron_quantizer.alongside import begun
 from saffron_quantizer.engine_address import address
 from saffron_quantizer.report import Report
+
+if TYPE_CHECKING:
+    import torch
 
 Value = TypeVar("Value")
 Choice = TypeVar("Choice", bound=StrEnum)
@@ -188,6 +191,21 @@ def unchanged(folder: Path, arguments: argparse.Namespace) -> Iterator[Callable[
     with FolderGuard(folder, hash_cache=arguments.hash_cache):
         known = arguments.model_digest
         yield (lambda: known) if known else begun(partial(model_digest, folder, hash_cache=arguments.hash_cache))
+
+
+def add_device(parser: argparse.ArgumentParser, *, otherwise: str) -> None:
+    """What computes."""
+    parser.add_argument("--device", choices=("cpu", "cuda"), help=f"what computes (default: {otherwise})")
+
+
+def device_of(arguments: argparse.Namespace, *, otherwise: str) -> "torch.device":
+    """The device that `add_device` asked for; one that is not there is refused."""
+    import torch  # noqa: PLC0415 not for --help
+
+    asked: str = arguments.device or otherwise
+    if asked == "cuda" and not torch.cuda.is_available():
+        arguments.refuse("--device cuda: torch finds no GPU here")
+    return torch.device(asked)
 
 
 def add_gate_set(parser: argparse.ArgumentParser) -> None:

@@ -12,9 +12,11 @@ from saffron_api.prediction import TENSOR_PARALLEL_SIZES
 from saffron_api.results import QuantizeResult, Stage
 from saffron_quantizer.cli.candidate import add_candidate, candidate_of
 from saffron_quantizer.cli.options import (
+    add_device,
     add_original,
     add_output,
     add_sequences,
+    device_of,
     gates_file,
     gates_json,
     quantity_of_bytes,
@@ -87,6 +89,7 @@ def add_to(commands: "Commands") -> None:
         "folder, instead of in memory; it changes the time and no bit of the checkpoint (default: half of the memory "
         "that is free and that the weights do not need)",
     )
+    add_device(parser, otherwise="cpu")
     parser.add_argument(
         "--tensor-parallel",
         type=int,
@@ -173,6 +176,7 @@ def _made(arguments: argparse.Namespace, spec: CandidateSpec, destination: Desti
                 work=arguments.work,
                 activation_memory=arguments.activation_memory,
                 ranks=ranks,
+                device=device_of(arguments, otherwise="cpu"),
             )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from saffron_quantizer.atomic import is_full, storage_full
 from saffron_quantizer.memory import Slabs
+from saffron_quantizer.models.compute import CPU
 
 _SMALL_BYTES = 1 << 16
 _ALIGNMENT = 64
@@ -28,14 +29,16 @@ class ActivationMemory:
     Attributes:
         slabs: where what is kept in memory lies.
         used: bytes of the budget that are taken.
+        device: where tensors come out.
     """
 
-    def __init__(self, budget: int | None = None, folder: Path | None = None) -> None:
+    def __init__(self, budget: int | None = None, folder: Path | None = None, *, device: torch.device = CPU) -> None:
         """Begin with nothing kept.
 
         Args:
             budget: bytes; None for no bound.
             folder: where files are made; needed with a budget.
+            device: where tensors are computed with. What is kept lies in the system's memory whatever that is.
 
         Raises:
             ValueError: a budget without a folder.
@@ -44,6 +47,7 @@ class ActivationMemory:
             raise ValueError("activations beyond a budget need a folder")
         self._budget = budget
         self._folder = folder
+        self.device = device
         self.slabs = Slabs()
         self.used = 0
 
@@ -91,7 +95,8 @@ class Shelf:
         kept = self._slots[number]
         if kept is None:
             raise LookupError(f"nothing was put in place {number}")
-        return kept if isinstance(kept, Tensor) else self._filed().read(kept)
+        tensor = kept if isinstance(kept, Tensor) else self._filed().read(kept)
+        return tensor.to(self._memory.device)
 
     def __setitem__(self, number: int, tensor: Tensor) -> None:
         """Put a tensor in a place, instead of what is there.
@@ -107,7 +112,7 @@ class Shelf:
         if self._memory.take(tensor.nbytes):
             self._slots[number] = self._apart(tensor)
         else:
-            self._slots[number] = self._filed().write(tensor, before if isinstance(before, _Place) else None)
+            self._slots[number] = self._filed().write(tensor.cpu(), before if isinstance(before, _Place) else None)
 
     def clear(self, number: int) -> None:
         """Empty a place."""
@@ -121,7 +126,7 @@ class Shelf:
     def _apart(self, tensor: Tensor) -> Tensor:
         """A copy outside the heap, of all but a small tensor."""
         if tensor.nbytes < _SMALL_BYTES:
-            return tensor
+            return tensor.cpu()
         if tensor.nbytes > len(self._slab):
             self._slab = torch.frombuffer(self._memory.slabs.take(tensor.nbytes), dtype=torch.uint8)
         kept = self._slab[: tensor.nbytes].view(tensor.dtype).reshape(tensor.shape)

@@ -63,7 +63,7 @@ class BlockCalibration:
         if shared and self._of_all is not None:
             return self._of_all
         columns = self._columns(linear)
-        gram = torch.zeros(columns, columns)
+        gram = torch.zeros(columns, columns, device=self._walk.stream.device)
         drift = None if original is None else torch.zeros_like(gram)
 
         def add(x: Tensor) -> None:
@@ -83,7 +83,7 @@ class BlockCalibration:
 
     def squares(self, linear: str) -> Tensor:
         """As `gram`, but its diagonal only, [d] float32."""
-        squares = torch.zeros(self._columns(linear))
+        squares = torch.zeros(self._columns(linear), device=self._walk.stream.device)
 
         def add(x: Tensor) -> None:
             squares.add_(x.float().square_().sum(dim=0))

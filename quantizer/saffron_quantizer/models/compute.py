@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+CPU = torch.device("cpu")
+
 
 def has_fast_bfloat16() -> bool:
     """Whether this processor has instructions that multiply bfloat16 (AVX512-BF16 or AMX), and torch may use them."""
@@ -14,13 +16,20 @@ def has_fast_bfloat16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())  # noqa: SLF001 - there is no public way to ask
 
 
-def compute_dtype(stored: torch.dtype) -> torch.dtype:
-    """The type for the forward pass of a model that is stored in a type.
+def compute_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
+    """The type for the forward pass of a model that is stored in a type, on a device.
 
-    bfloat16 only where the model is stored in it, so that no bit of a weight is lost, and where the processor has
-    instructions for it: without them it is six times slower than float32.
+    On a card it is that type. On a processor it is bfloat16 only where the model is stored in it, so that no bit of a
+    weight is lost, and where there are instructions for it: without them it is six times slower than float32.
     """
+    if device.type != "cpu":
+        return stored
     return torch.bfloat16 if stored == torch.bfloat16 and has_fast_bfloat16() else torch.float32
+
+
+def name_of(device: torch.device) -> str:
+    """The kind of a device, and of a card its model, on which it depends how sums are parted."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 @contextmanager

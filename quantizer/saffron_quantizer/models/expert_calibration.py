@@ -46,7 +46,7 @@ class ExpertCalibration:
             hidden, chosen, _ = first_call(experts, lambda number=number: run(number))  # type: ignore[misc]
             real = batch.real.flatten()
             self._hidden[number], self._chosen[number] = hidden[real], chosen[real]
-            seen += torch.bincount(chosen[real].flatten(), minlength=len(seen))
+            seen += torch.bincount(chosen[real].flatten(), minlength=len(seen)).cpu()
         self._seen = walk.ranks.sum(seen)
 
     def sees_few(self, linear: str) -> bool:

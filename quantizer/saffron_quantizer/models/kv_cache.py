@@ -66,8 +66,8 @@ class RangeKvCache:
         values: of a value's.
     """
 
-    def __init__(self) -> None:
-        self.keys, self.values = torch.zeros(()), torch.zeros(())
+    def __init__(self, device: torch.device) -> None:
+        self.keys, self.values = torch.zeros((), device=device), torch.zeros((), device=device)
         self.real = torch.ones(1, 1, dtype=torch.bool)
         self.updates = 0
 

@@ -39,8 +39,8 @@ def advance_and_measure(walk: Walk, index: int, linears: Sequence[str], *, keys_
         StageError: `ARCHITECTURE_UNSUPPORTED` if keys and values can't be reached, or a linear does not see each token.
     """
     block = walk.stream.blocks[index]
-    inputs = {linear: torch.zeros(()) for linear in linears}
-    cache = RangeKvCache() if keys_and_values else None
+    inputs = {linear: torch.zeros((), device=walk.stream.device) for linear in linears}
+    cache = RangeKvCache(walk.stream.device) if keys_and_values else None
     real = torch.ones(1, 1, dtype=torch.bool)
 
     def listener(linear: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
@@ -58,7 +58,7 @@ def advance_and_measure(walk: Walk, index: int, linears: Sequence[str], *, keys_
         for linear in linears:
             hooks.enter_context(block.get_submodule(linear).register_forward_pre_hook(listener(linear)))
         for number, batch in enumerate(walk.batches):
-            real = batch.real
+            real = batch.real.to(walk.stream.device)
             if cache is not None:
                 cache.real = real
             walk.states[number] = walk.run(index, number, cache)

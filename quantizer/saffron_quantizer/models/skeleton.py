@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from saffron_api.candidate import KvCache
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
 from saffron_kernels.nn import Fp8Linear, Int8Linear, RmsNorm, StaticFp8Linear
+from saffron_quantizer.models.compute import CPU
 from saffron_quantizer.models.experts import unpack
 from saffron_quantizer.models.kv_cache import Fp8KvCache
 from saffron_quantizer.models.recognize import architecture_of
@@ -73,12 +74,13 @@ class WeightSource(Protocol):
 class Skeleton:
     """The modules of one model. Parameters are on torch's meta device until loaded; buffers are real."""
 
-    def __init__(self, source: WeightSource, dtype: torch.dtype) -> None:
+    def __init__(self, source: WeightSource, dtype: torch.dtype, device: torch.device) -> None:
         """Build the modules.
 
         Args:
             source: where config and weights are.
             dtype: what is computed in; parameters are converted to it.
+            device: where blocks are loaded, and what comes after them. What comes before them stays on the CPU.
 
         Raises:
             StageError: `ARCHITECTURE_UNSUPPORTED` if no row of our table fits config.json; `MODEL_MALFORMED` if
@@ -86,6 +88,7 @@ class Skeleton:
         """
         self.architecture = architecture_of(source)
         self.dtype = dtype
+        self.device = device
         self._source = source
         self.model = without_weights(source.folder, dtype)
         self.config = self.model.config
@@ -93,6 +96,7 @@ class Skeleton:
         self.blocks: nn.ModuleList = self.model.get_submodule(self.architecture.blocks)
         for index, block in enumerate(self.blocks):
             self._make_linears(block, self.architecture.block(index))
+        _move_buffers(self.blocks, device)
         _make_norms(self.model)
         self.kv_caches = self._kv_caches()
         # Before any work, so that a folder with a hole never becomes a checkpoint with one.
@@ -113,7 +117,7 @@ class Skeleton:
             index: of the block.
             tensors: at least what `read_block` gives, as stored or as computed with.
         """
-        return self._load(self.blocks[index], self.architecture.block(index), tensors.__getitem__)
+        return self._load(self.blocks[index], self.architecture.block(index), tensors.__getitem__, self.device)
 
     @property
     def inner(self) -> nn.Module:
@@ -167,7 +171,7 @@ class Skeleton:
         ]
         for name, module in parts:
             if name != self.architecture.embedding:
-                self._load(module, name, self._source.read)
+                self._load(module, name, self._source.read, CPU)
         none = torch.empty(0, dtype=torch.int64)
         try:
             with self._rows_alone(torch.unique(torch.cat([none, *(each.flatten() for each in tokens)]))):
@@ -192,7 +196,7 @@ class Skeleton:
     @contextmanager
     def ending(self) -> Iterator[Callable[[Tensor], Tensor]]:
         """What comes between the last block and the head, with its weights for as long as the context lasts."""
-        modules = [self._load(module, name, self._source.read) for name, module in self.final]
+        modules = [self._load(module, name, self._source.read, self.device) for name, module in self.final]
         try:
             yield nn.Sequential(*modules)
         finally:
@@ -214,7 +218,7 @@ class Skeleton:
     def read_head(self) -> Tensor:
         """Read the output projection, [vocabulary, hidden]: its own, or the embedding where they are tied."""
         name = self.architecture.embedding if self.config.tie_word_embeddings else self.architecture.head
-        return self._source.read(f"{name}.weight").to(self.dtype)
+        return self._source.read(f"{name}.weight").to(self.device, self.dtype)
 
     def _kv_caches(self) -> list[Fp8KvCache] | None:
         """For each block what its keys and values go through, or None where they stay as they are."""
@@ -237,12 +241,12 @@ class Skeleton:
             if precision is not None and precision.activations in ROUNDING_LINEARS:
                 _replace(block, name, ROUNDING_LINEARS[precision.activations])
 
-    def _load(self, module: nn.Module, prefix: str, read: Callable[[str], Tensor]) -> nn.Module:
+    def _load(self, module: nn.Module, prefix: str, read: Callable[[str], Tensor], device: torch.device) -> nn.Module:
         """Read each parameter of a module by its name in the checkpoint.
 
         Codes and scales are of the type that their module declares, all else of the one that is computed in.
         """
-        state = {name: read(f"{prefix}.{name}").to(each.dtype) for name, each in module.named_parameters()}
+        state = {name: read(f"{prefix}.{name}").to(device, each.dtype) for name, each in module.named_parameters()}
         module.load_state_dict(state, strict=False, assign=True)
         return module.requires_grad_(requires_grad=False)
 
@@ -300,7 +304,11 @@ class Embedding:
 
     def inputs(self, tokens: Tensor) -> list[BlockInputs]:
         """What each block is called with for sequences as long as this one, [1, length] int64."""
-        return [BlockInputs(recorder.keywords) for recorder in self._run(tokens)]
+        device = self._skeleton.device
+        return [
+            BlockInputs(with_tensors(recorder.keywords, lambda tensor: tensor.to(device)))
+            for recorder in self._run(tokens)
+        ]
 
     def _run(self, tokens: Tensor) -> list[_Recorder]:
         skeleton, inner = self._skeleton, self._skeleton.inner
@@ -323,6 +331,24 @@ def _children(module: nn.Module, others: Mapping[str, nn.Module]) -> Iterator[No
     finally:
         for name, child in own.items():
             setattr(module, name, child)
+
+
+def with_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:  # noqa: ANN401 - whatever a block is called with
+    """The same with every tensor in it changed, in tuples and dictionaries, too."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, tuple):
+        return tuple(with_tensors(each, change) for each in value)
+    if isinstance(value, dict):
+        return {name: with_tensors(each, change) for name, each in value.items()}
+    return value
+
+
+def _move_buffers(module: nn.Module, device: torch.device) -> None:
+    """Move what a module has besides parameters, which may still have no memory."""
+    for owner in module.modules():
+        for name, buffer in owner.named_buffers(recurse=False):
+            setattr(owner, name, buffer.to(device))
 
 
 def _rename(model: nn.Module, name: str, leaf: str) -> None:

@@ -12,7 +12,7 @@ from saffron_quantizer.alongside import ahead
 from saffron_quantizer.checkpoint.source import open_source
 from saffron_quantizer.models.activations import ActivationMemory, Shelf
 from saffron_quantizer.models.batches import Batch, make_batches
-from saffron_quantizer.models.compute import compute_dtype
+from saffron_quantizer.models.compute import CPU, compute_dtype
 from saffron_quantizer.models.kv_cache import KvCache, with_cache
 from saffron_quantizer.models.liveness import Readers, readers_of_parts
 from saffron_quantizer.models.skeleton import BlockInputs, Embedding, Skeleton, unload
@@ -92,7 +92,7 @@ class ModelStream:
         self._logit_cap: float | None = getattr(skeleton.config, "final_logit_softcapping", None)
 
     @staticmethod
-    def open(folder: Path, *, dtype: torch.dtype | None = None) -> "ModelStream":
+    def open(folder: Path, *, dtype: torch.dtype | None = None, device: torch.device = CPU) -> "ModelStream":
         """Open a model folder.
 
         A quantized one is computed from its stored codes and scales. Activations, and keys and values on their way into
@@ -101,17 +101,23 @@ class ModelStream:
         Args:
             folder: config.json and safetensors.
             dtype: what is computed in; by default what `compute_dtype` says for the stored type.
+            device: where blocks are computed, and what comes after them.
 
         Raises:
             StageError: the folder is missing, unsafe, incomplete, malformed or of an unknown architecture.
         """
         source = open_source(folder)
-        return ModelStream(Skeleton(source, dtype or compute_dtype(source.stored_dtype)))
+        return ModelStream(Skeleton(source, dtype or compute_dtype(source.stored_dtype, device), device))
 
     @property
     def dtype(self) -> torch.dtype:
         """What is computed in."""
         return self._skeleton.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where blocks are computed."""
+        return self._skeleton.device
 
     @torch.no_grad()
     def final_hidden(
@@ -148,7 +154,7 @@ class ModelStream:
     @torch.no_grad()
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits of final hidden states, [N, hidden] -> [N, vocabulary] float32, capped if the model caps them."""
-        return self.cap((hidden.to(self.dtype) @ self.head.T).float())
+        return self.cap((hidden.to(self.device, self.dtype) @ self.head.T).float())
 
     @property
     def head(self) -> Tensor:
@@ -183,7 +189,7 @@ class ModelStream:
         """
         self._skeleton.require_positions(max(len(sequence) for sequence in sequences))
         batches = make_batches(ranks.share(sequences), limits=self._skeleton.length_limits)
-        kept = memory or ActivationMemory()
+        kept = memory or ActivationMemory(device=self.device)
         states = kept.shelf(len(batches))
         with self._skeleton.embedding(batch.tokens for batch in batches) as embedding:
             for number, batch in enumerate(batches):

@@ -14,7 +14,7 @@ from saffron_kernels.quantize_pack import Layout, pack
 from saffron_quantizer.algorithms.quantized import Quantized
 from saffron_quantizer.checkpoint.source import ModelSource, open_source
 from saffron_quantizer.checkpoint.tensor_file import malformed
-from saffron_quantizer.models.compute import compute_dtype
+from saffron_quantizer.models.compute import CPU, compute_dtype
 from saffron_quantizer.models.kv_cache import RoundingCache
 from saffron_quantizer.models.skeleton import Skeleton
 
@@ -31,9 +31,9 @@ class WholeModel:
     """
 
     def __init__(self, source: ModelSource, device: torch.device) -> None:
-        self.dtype = source.stored_dtype if device.type == "cuda" else compute_dtype(source.stored_dtype)
+        self.dtype = compute_dtype(source.stored_dtype, device)
         self.stop_tokens = _stop_tokens(source)
-        self._skeleton = Skeleton(source, self.dtype)
+        self._skeleton = Skeleton(source, self.dtype, CPU)
         _compute_from_codes(self._skeleton, source, device)
         self._model = self._skeleton.load_all(device)
         self._model.get_submodule(self._skeleton.architecture.head).register_forward_pre_hook(_as_a_matrix)

@@ -19,7 +19,7 @@ from saffron_quantizer.precision import Precision
 def _stored(weight: str, quantized: Quantized, precision: Precision) -> dict[str, Tensor]:
     del precision  # four bits, and the scales say the rest
     codes, scale = quantized.codes, quantized.scale  # [O, I], [O, G]
-    zero = torch.zeros(scale.shape, dtype=torch.int8) if quantized.zero is None else quantized.zero
+    zero = torch.zeros(scale.shape, dtype=torch.int8, device=scale.device) if quantized.zero is None else quantized.zero
     name = module_of(weight)
     return {
         f"{name}.qweight": pack(codes, BITS, Layout.AUTOAWQ),  # [I, O / 8]
