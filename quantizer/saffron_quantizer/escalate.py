@@ -14,8 +14,11 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from saffron_api.candidate import RAISES, Method
 from saffron_api.failures import FailureReason
@@ -31,6 +34,7 @@ from saffron_quantizer.evaluation.baseline import original_hidden
 from saffron_quantizer.evaluation.divergence import Scored, compare_tokens
 from saffron_quantizer.evaluation.figures import measured_figures, sum_by_unit
 from saffron_quantizer.evaluation.hidden import ScoredHidden, scored_hidden
+from saffron_quantizer.models.compute import CPU
 from saffron_quantizer.models.stream import ModelStream
 from saffron_quantizer.plan import Plan, folder_bytes, most_bytes, stored_bytes, with_precisions
 from saffron_quantizer.precision import Precision
@@ -46,7 +50,7 @@ from saffron_quantizer.raising import (
     order_of_raises,
     share_that_may_stay,
 )
-from saffron_quantizer.sensitivity import Variant, damages, probes
+from saffron_quantizer.sensitivity import Quantize, Variant, damages, probes
 from saffron_quantizer.units import Unit
 
 ROUNDS_HELD = 2
@@ -102,7 +106,14 @@ def bytes_of_rounds(need: Needs, reader: CheckpointReader, plan: Plan, gates: Ga
 
 
 def escalate(
-    folder: Path, reader: CheckpointReader, plan: Plan, selection: Selection, make: Make, *, progress: ProgressSink
+    folder: Path,
+    reader: CheckpointReader,
+    plan: Plan,
+    selection: Selection,
+    make: Make,
+    *,
+    progress: ProgressSink,
+    device: torch.device = CPU,
 ) -> Escalated:
     """Make the candidate with as few raises as will do, or go on where a killed run was.
 
@@ -113,12 +124,14 @@ def escalate(
         selection: what is to hold, and on what.
         make: makes each round.
         progress: told of all steps, with the round's number.
+        device: what measures.
 
     Raises:
         StageError: as `make` does, or if a figure is not finite.
     """
     noted = _read(folder)
-    measure = _Measure(reader, selection)
+    open_stream = partial(ModelStream.open, device=device)
+    measure = _Measure(reader.folder, selection, open_stream)
     while True:
         measured = [Measured(each["raises"], each["holds"]) for each in noted["rounds"]]
         raises = _raises(reader, plan, selection.gates, noted["damages"]) if noted["damages"] else ()
@@ -134,7 +147,7 @@ def escalate(
         figures = measure.figures(place, tell)
         noted["rounds"].append(_round(count, raised, figures, selection.gates))
         if count == 0 and not noted["rounds"][0]["holds"]:
-            noted["damages"] = _damages(reader, place, plan, selection, tell)
+            noted["damages"] = _damages(open_stream(reader.folder), _codes(reader, place, plan), plan, selection, tell)
         write_file(folder / _NOTE, json.dumps(noted).encode(), mode=PRIVATE_FILE)
     chosen = chosen_count(measured)
     _move_up(folder / _ROUND.format(chosen), folder)
@@ -195,18 +208,15 @@ def _raises(reader: CheckpointReader, plan: Plan, gates: Gates, found: Sequence[
 
 
 def _damages(
-    reader: CheckpointReader, made: Path, plan: Plan, selection: Selection, progress: ProgressSink
+    original: ModelStream, quantize: Quantize, plan: Plan, selection: Selection, progress: ProgressSink
 ) -> list[list[float]]:
     """For each quantized unit its damage at each of its levels."""
     variants = [Variant(unit, precision) for unit in _quantized_units(plan) for precision in _levels(plan, unit)]
-    quantize = _codes(reader, made, plan)
-    found = iter(
-        damages(ModelStream.open(reader.folder), variants, quantize, probes(selection.sequences), progress=progress)
-    )
+    found = iter(damages(original, variants, quantize, probes(selection.sequences), progress=progress))
     return [[next(found) for _ in _levels(plan, unit)] for unit in _quantized_units(plan)]
 
 
-def _codes(reader: CheckpointReader, made: Path, plan: Plan) -> Callable[[str, Precision], Quantized]:
+def _codes(reader: CheckpointReader, made: Path, plan: Plan) -> Quantize:
     """How units are quantized to see what they do alone.
 
     The candidate's own codes tell best. Those of a higher level don't exist yet, and those of smoothed weights fit
@@ -251,8 +261,9 @@ def _word(precision: Precision | None) -> str:
 class _Measure:
     """Measures checkpoints on the selection set; the original's states are computed once, when they are needed."""
 
-    def __init__(self, reader: CheckpointReader, selection: Selection) -> None:
-        self._folder = reader.folder
+    def __init__(self, folder: Path, selection: Selection, open_stream: Callable[[Path], ModelStream]) -> None:
+        self._folder = folder
+        self._open = open_stream
         self._selection = selection
         self._original: ScoredHidden | None = None
 
@@ -264,7 +275,7 @@ class _Measure:
         """
         sequences = self._selection.sequences
         # Opened anew each time, so that no output head lies in memory while blocks are quantized.
-        original, other = ModelStream.open(self._folder), ModelStream.open(candidate)
+        original, other = self._open(self._folder), self._open(candidate)
         if self._original is None:
             self._original = original_hidden(original, sequences, progress)
         states = self._original.states

@@ -219,7 +219,7 @@ def _write_checkpoint(target: Path, run: _Run, make: Make, progress: ProgressSin
     if run.selection is None:
         make(target, run.plan, progress)
         return {"tensorParallel": tensor_parallel(run.reader, run.plan)}
-    escalated = escalate(target, run.reader, run.plan, run.selection, make, progress=progress)
+    escalated = escalate(target, run.reader, run.plan, run.selection, make, progress=progress, device=run.stream.device)
     cards = tensor_parallel(run.reader, escalated.plan)
     return {"tensorParallel": cards, "raised": escalated.raised, "rounds": escalated.rounds}
 

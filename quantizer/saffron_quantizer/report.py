@@ -52,6 +52,7 @@ class Machine(ApiModel):
     """Where it was measured."""
 
     isa: str
+    device: str = Field(default="cpu", description="What computed: cpu, or the model of a GPU.")
     threads: int
     dtype: str = Field(description="What the candidate was computed in.")
     torch: str

@@ -147,10 +147,10 @@ def _quantized_linear(linear: nn.Module, quantized: Quantized, precision: Precis
     weight = linear.get_parameter("weight")
     if precision.activations is Activations.AS_THEY_ARE:
         module: nn.Module = nn.Linear(columns, rows, bias=has_bias, device="meta")
-        state["weight"] = nn.Parameter(quantized.dequantize().to(weight.dtype), requires_grad=False)
+        state["weight"] = nn.Parameter(quantized.dequantize().to(weight.device, weight.dtype), requires_grad=False)
     else:
         module = ROUNDING_LINEARS[precision.activations](columns, rows, bias=has_bias)
-        state |= {"weight": quantized.codes, "weight_scale": quantized.scale}
+        state |= {"weight": quantized.codes.to(weight.device), "weight_scale": quantized.scale.to(weight.device)}
     module.load_state_dict(state, assign=True)
     return module.requires_grad_(requires_grad=False)
 
@@ -168,10 +168,12 @@ def divergences(stream: ModelStream, original: Tensor, others: Sequence[Tensor])
         original: [N, hidden].
         others: each [N, hidden].
     """
-    rows = len(original)
-    p = RunningSoftmax(rows)
-    qs = [RunningSoftmax(rows) for _ in others]
-    weighted = [torch.zeros(rows, dtype=torch.float64) for _ in others]  # sum of exp(l_p - top) (l_p - l_q) so far
+    rows, device = len(original), stream.device
+    p = RunningSoftmax(rows, device)
+    qs = [RunningSoftmax(rows, device) for _ in others]
+    weighted = [
+        torch.zeros(rows, dtype=torch.float64, device=device) for _ in others
+    ]  # sum of exp(l_p - top) (l_p - l_q) so far
     for start in pieces(stream.vocab_size):
         weight = head_piece(stream, start)
         logits_p = logit_piece(stream, original, weight)

@@ -4,7 +4,7 @@ It finds what breaks on a card though all results are right on the CPU: a tensor
 was not brought back before its bytes are read. Kernels for a card are not run.
 """
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ class _There(Tensor):
     own: Tensor
 
     @staticmethod
-    def __new__(cls, own: Tensor) -> "_There":
+    def __new__(cls, own: Tensor) -> Self:
         layout = {"strides": own.stride(), "storage_offset": own.storage_offset()}
         there = Tensor._make_wrapper_subclass(cls, own.size(), dtype=own.dtype, device=DEVICE, **layout)
         there.own = own

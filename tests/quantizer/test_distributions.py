@@ -34,6 +34,10 @@ class Head:
         return self.head.dtype
 
     @property
+    def device(self):
+        return self.head.device
+
+    @property
     def caps_logits(self):
         return self.softcap is not None
 

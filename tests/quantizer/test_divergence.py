@@ -26,6 +26,10 @@ class Head:
     def dtype(self):
         return self.head.dtype
 
+    @property
+    def device(self):
+        return self.head.device
+
     def cap(self, logits):
         return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saffron_api.results import BaselineResult, Stage
-from saffron_quantizer.cli.options import add_gate_set, add_original, add_output, unchanged
+from saffron_quantizer.cli.options import add_device, add_gate_set, add_original, add_output, device_of, unchanged
 from saffron_quantizer.cli.outcome import run_stage
 from saffron_quantizer.cli.progress import shown_progress
 from saffron_quantizer.cli.subcommand import add_command
@@ -38,6 +38,7 @@ def add_to(commands: "Commands") -> None:
         help="new folder for what is computed, readable by its owner only; if a run with the same model and data "
         "finished it, it is only reported",
     )
+    add_device(parser, otherwise="cpu")
     add_output(parser)
 
 
@@ -48,7 +49,9 @@ def _work(arguments: argparse.Namespace) -> Outcome:
         from saffron_quantizer.evaluation.window import load_gate_set  # noqa: PLC0415
 
         sequences = load_gate_set(arguments.data, arguments.model, max_tokens=arguments.max_tokens)
-        result = baseline(arguments.model, BaselineRequest(digest(), sequences), arguments.out, progress)
+        device = device_of(arguments, otherwise="cpu")
+        request = BaselineRequest(digest(), sequences)
+        result = baseline(arguments.model, request, arguments.out, progress, device=device)
     return Outcome(result, _text(result))
 
 

@@ -11,10 +11,12 @@ from saffron_api.failures import ExitCode
 from saffron_api.quantized_model import Gates, Verdict
 from saffron_api.results import Stage
 from saffron_quantizer.cli.options import (
+    add_device,
     add_gate_set,
     add_gates,
     add_original,
     add_output,
+    device_of,
     engine_url,
     level,
     unchanged,
@@ -74,6 +76,7 @@ def add_to(commands: "Commands") -> None:
         metavar="FILE",
         help="file for the report, JSON; one with the same settings is used again and only judged anew (default: none)",
     )
+    add_device(parser, otherwise="cpu")
     add_output(parser)
 
 
@@ -152,5 +155,6 @@ def _report(arguments: argparse.Namespace, confidence: float) -> Report:
             confidence=confidence,
             engine=engine,
             tasks=arguments.tasks,
+            device=device_of(arguments, otherwise="cpu"),
         )
         return evaluate(request, finished, progress)

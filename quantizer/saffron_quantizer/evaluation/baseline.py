@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
@@ -23,6 +24,7 @@ from saffron_quantizer.evaluation.distributions import Distributions, original_d
 from saffron_quantizer.evaluation.divergence import Scored
 from saffron_quantizer.evaluation.figures import perplexity
 from saffron_quantizer.evaluation.hidden import ScoredHidden, scored_hidden, storage_dtype
+from saffron_quantizer.models.compute import CPU
 from saffron_quantizer.models.stream import ModelStream
 from saffron_quantizer.progress import ProgressSink
 
@@ -68,7 +70,9 @@ class BaselineRequest:
         }
 
 
-def baseline(model: Path, request: BaselineRequest, out: Path, progress: ProgressSink) -> BaselineResult:
+def baseline(
+    model: Path, request: BaselineRequest, out: Path, progress: ProgressSink, *, device: torch.device = CPU
+) -> BaselineResult:
     """Write it into a folder that only its owner can read; a finished one is only reported.
 
     Raises:
@@ -79,7 +83,7 @@ def baseline(model: Path, request: BaselineRequest, out: Path, progress: Progres
     finished = open_artefact(out, settings=request.settings, files=[_FILE])
     if finished is not None:
         return BaselineResult.model_validate(finished)
-    stream = ModelStream.open(model)
+    stream = ModelStream.open(model, device=device)
     hidden = original_hidden(stream, request.sequences, progress)
     found = original_distributions(Scored(stream, hidden.states), hidden.targets, progress=progress)
     write_tensors(out / _FILE, {_HIDDEN: hidden.states, **found.tensors}, mode=PRIVATE_FILE)

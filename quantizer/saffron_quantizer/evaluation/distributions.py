@@ -32,7 +32,7 @@ from saffron_quantizer.progress import Progress, ProgressSink
 
 @dataclass(frozen=True)
 class Distributions:
-    """A model's distribution p over the vocabulary at each scored token.
+    """A model's distribution p over the vocabulary at each scored token, on the CPU.
 
     Attributes:
         log_mass: [N] float64, log Z.
@@ -114,7 +114,8 @@ def _mean_difference(p: Distributions, original: Scored, candidate: Scored) -> T
     for first in range(0, len(p.mean_head), TOKENS_PER_CHUNK):
         part = slice(first, first + TOKENS_PER_CHUNK)
         h_p, h_q = widened(original.stream, original.states[part]), widened(candidate.stream, candidate.states[part])
-        means.append((p.mean_head[part].double() * (h_p.double() - h_q.double())).sum(dim=1))
+        mean = p.mean_head[part].to(h_p.device, torch.float64)
+        means.append((mean * (h_p.double() - h_q.double())).sum(dim=1).cpu())
     return torch.cat(means)
 
 
@@ -127,15 +128,17 @@ def _distributions(
     for first in range(0, total, TOKENS_PER_CHUNK):
         part = slice(first, first + TOKENS_PER_CHUNK)
         chunk = _of_chunk(Scored(scored.stream, scored.states[part]), targets[part], mean_head=mean_head)
-        chunks.append(chunk.tensors)
+        chunks.append({name: tensor.cpu() for name, tensor in chunk.tensors.items()})
         progress(Progress(activity, min(first + TOKENS_PER_CHUNK, total), total))
     return Distributions.of_tensors({name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]})
 
 
 def _of_chunk(scored: Scored, targets: Tensor, *, mean_head: bool) -> Distributions:
     stream = scored.stream
-    softmax, target = RunningSoftmax(len(targets)), torch.zeros(len(targets))
-    rows = torch.zeros(scored.states.shape, dtype=torch.float64)  # [n, hidden]
+    device = stream.device
+    softmax, target = RunningSoftmax(len(targets), device), torch.zeros(len(targets), device=device)
+    rows = torch.zeros(scored.states.shape, dtype=torch.float64, device=device)  # [n, hidden]
+    targets = targets.to(device)
     for start in pieces(stream.vocab_size):
         weight = head_piece(stream, start)  # [piece, hidden]
         logits = logit_piece(stream, scored.states, weight)  # [n, piece]

@@ -80,10 +80,11 @@ def _compare_chunk(original: Scored, candidate: Scored, targets: Tensor) -> Tens
     KL = sum over the vocabulary of p (l_p - l_q), minus log Z_p, plus log Z_q, where l are logits and
     p = exp(l_p) / Z_p.
     """
-    rows = len(targets)
-    softmax_p, softmax_q = RunningSoftmax(rows), RunningSoftmax(rows)
-    target_p, target_q = torch.zeros(rows), torch.zeros(rows)
-    weighted = torch.zeros(rows, dtype=torch.float64)
+    rows, device = len(targets), original.stream.device
+    targets = targets.to(device)
+    softmax_p, softmax_q = RunningSoftmax(rows, device), RunningSoftmax(rows, device)
+    target_p, target_q = torch.zeros(rows, device=device), torch.zeros(rows, device=device)
+    weighted = torch.zeros(rows, dtype=torch.float64, device=device)
     for start in pieces(original.stream.vocab_size):
         logits_p = logit_piece(original.stream, original.states, head_piece(original.stream, start))  # [n, piece]
         logits_q = logit_piece(candidate.stream, candidate.states, head_piece(candidate.stream, start))
@@ -96,7 +97,7 @@ def _compare_chunk(original: Scored, candidate: Scored, targets: Tensor) -> Tens
     log_z_p, log_z_q = softmax_p.log_mass, softmax_q.log_mass
     divergence = weighted / softmax_p.mass - log_z_p + log_z_q
     agreement = (softmax_p.top_token == softmax_q.top_token).float()
-    return torch.stack([log_z_p - target_p, log_z_q - target_q, divergence, agreement]).double()
+    return torch.stack([log_z_p - target_p, log_z_q - target_q, divergence, agreement]).double().cpu()
 
 
 def finite(figures: Tensor, reason: FailureReason) -> Tensor:

@@ -33,6 +33,7 @@ from saffron_quantizer.evaluation.figures import exact_figure, measured_figures,
 from saffron_quantizer.evaluation.hidden import scored_hidden, scored_tokens
 from saffron_quantizer.evaluation.local_tasks import check_tasks, tasks_digest
 from saffron_quantizer.memory import peak_bytes
+from saffron_quantizer.models.compute import CPU, name_of
 from saffron_quantizer.models.stream import ModelStream
 from saffron_quantizer.progress import ProgressSink
 from saffron_quantizer.report import (
@@ -65,6 +66,7 @@ class EvaluateRequest:
         confidence: level of each one-sided bound.
         engine: that serves the candidate and is asked for its log-probabilities; None to compute them here.
         tasks: folder with tasks of lm-evaluation-harness that both models are to do; None for none.
+        device: what computes.
     """
 
     original: Path
@@ -75,6 +77,7 @@ class EvaluateRequest:
     confidence: float
     engine: Engine | None = None
     tasks: Path | None = None
+    device: torch.device = CPU
 
 
 def evaluate(request: EvaluateRequest, finished: Report | None, progress: ProgressSink) -> Report:
@@ -100,7 +103,7 @@ def evaluate(request: EvaluateRequest, finished: Report | None, progress: Progre
             return finished
         if request.engine is not None:
             check_engine(request.engine, request.sequences)
-        original = ModelStream.open(request.original)
+        original = ModelStream.open(request.original, device=request.device)
         figures, timings = _measure(request, original, progress)
         tasks = [] if request.tasks is None else _tasks(request, request.tasks, original, progress)
     sums = sum_by_unit(figures, request.sequences)
@@ -194,7 +197,7 @@ def _measure(request: EvaluateRequest, stream: ModelStream, progress: ProgressSi
 
 def _candidate_states(request: EvaluateRequest, progress: ProgressSink) -> tuple[Scored, Tensor]:
     """The candidate's final states, computed here from its files, and the tokens that they predict."""
-    stream = ModelStream.open(request.candidate)
+    stream = ModelStream.open(request.candidate, device=request.device)
     hidden = scored_hidden(
         stream,
         request.sequences,
@@ -213,7 +216,11 @@ def _tasks(request: EvaluateRequest, folder: Path, original: ModelStream, progre
     tokenizer = Tokenizer(request.original)
     known = TaskModel(original, tokenizer, "original on tasks", FailureReason.MODEL_NOT_FINITE, progress)
     other = TaskModel(
-        ModelStream.open(request.candidate), tokenizer, "candidate on tasks", FailureReason.FIGURES_NOT_FINITE, progress
+        ModelStream.open(request.candidate, device=request.device),
+        tokenizer,
+        "candidate on tasks",
+        FailureReason.FIGURES_NOT_FINITE,
+        progress,
     )
     return compare_tasks(known, other, folder, level=request.confidence)
 
@@ -221,6 +228,7 @@ def _tasks(request: EvaluateRequest, folder: Path, original: ModelStream, progre
 def _machine(stream: ModelStream) -> Machine:
     return Machine(
         isa=torch.backends.cpu.get_cpu_capability(),
+        device=name_of(stream.device),
         threads=torch.get_num_threads(),
         dtype=str(stream.dtype),
         torch=version("torch"),

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from saffron_api.failures import Failure, FailureReason, StageError
 from saffron_quantizer.data.sequences import TokenSequence
+from saffron_quantizer.models.compute import CPU
 from saffron_quantizer.models.stream import ModelStream
 from saffron_quantizer.progress import Progress, ProgressSink
 
@@ -23,7 +24,7 @@ class ScoredHidden:
     """The states of all scored tokens, in the order of the sequences.
 
     Attributes:
-        states: [N, hidden], each the state of the token before a scored one.
+        states: [N, hidden] on the CPU, each the state of the token before a scored one.
         targets: [N] int64, the scored tokens.
     """
 
@@ -62,7 +63,9 @@ def scored_hidden(
         # The last token of a sequence predicts nothing that is scored.
         inputs = [torch.tensor(sequence.tokens[:-1], dtype=torch.int64) for sequence in part]
         hidden = stream.final_hidden(inputs, on_block=on_block)
-        states += [each[sequence.score[0] - 1 :].clone() for sequence, each in zip(part, hidden, strict=True)]
+        states += [
+            each[sequence.score[0] - 1 :].to(CPU, copy=True) for sequence, each in zip(part, hidden, strict=True)
+        ]
     joined = torch.cat(states)
     if not torch.isfinite(joined).all():
         raise StageError(Failure(reason=not_finite, subject="final-hidden-states"))

@@ -67,7 +67,7 @@ class TaskModel:
         found, greedy = [], []
         for start in range(0, len(hidden.targets), _ROWS):
             rows = slice(start, start + _ROWS)
-            log = self.stream.logits(hidden.states[rows]).log_softmax(dim=1)  # [rows, vocabulary]
+            log = self.stream.logits(hidden.states[rows]).log_softmax(dim=1).cpu()  # [rows, vocabulary]
             targets = hidden.targets[rows]
             found.append(log.gather(1, targets[:, None])[:, 0].double())
             greedy.append(log.argmax(dim=1) == targets)

@@ -29,8 +29,8 @@ def logit_piece(stream: ModelStream, states: Tensor, weight: Tensor) -> Tensor:
 
 
 def widened(stream: ModelStream, states: Tensor) -> Tensor:
-    """States as the head reads them: rounded to the type that the model is computed in, then float32."""
-    return states.to(stream.dtype).float()
+    """States as the head reads them, where it is: rounded to the type that the model is computed in, then float32."""
+    return states.to(stream.device, stream.dtype).float()
 
 
 def weighted_rows(weights: Tensor, weight: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ def weighted_rows(weights: Tensor, weight: Tensor) -> Tensor:
 
     In float32 throughout: the weights are no bfloat16 numbers.
     """
-    if torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    if weights.is_cpu and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         # oneDNN's product, which is faster than MKL's on an AMD processor. By `@` torch takes it for float32 only
         # together with leave to round to bfloat16, of which AMX makes use.
         product: Tensor = torch.ops.mkldnn._linear_pointwise(weights, weight.T.contiguous(), None, "none", [], "")  # noqa: SLF001
@@ -55,10 +55,10 @@ class RunningSoftmax:
         mass: [N] float64, the sum of exp(logit - top) so far.
     """
 
-    def __init__(self, rows: int) -> None:
-        self.top = torch.full((rows,), -torch.inf)
-        self.top_token = torch.zeros(rows, dtype=torch.int64)
-        self.mass = torch.zeros(rows, dtype=torch.float64)
+    def __init__(self, rows: int, device: torch.device) -> None:
+        self.top = torch.full((rows,), -torch.inf, device=device)
+        self.top_token = torch.zeros(rows, dtype=torch.int64, device=device)
+        self.mass = torch.zeros(rows, dtype=torch.float64, device=device)
 
     def add(self, logits: Tensor, start: int) -> tuple[Tensor, Tensor]:
         """Take in a piece.

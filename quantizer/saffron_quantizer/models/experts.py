@@ -43,7 +43,7 @@ class UnpackedExperts(nn.ModuleList):
             [tokens, hidden].
         """
         total = torch.zeros_like(hidden)
-        for number in sorted(set(chosen.flatten().tolist())):
+        for number in sorted(set(chosen.flatten().cpu().tolist())):
             tokens, rank = torch.where(chosen == number)
             y = self[number](hidden[tokens]) * shares[tokens, rank, None]
             total.index_add_(0, tokens, y.to(total.dtype))
