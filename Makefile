@@ -42,7 +42,7 @@ bench: $(SYNCED) ## Side by side with llm-compressor: perplexity, time, peak mem
 	$(BIN)/python benchmarks/peers.py
 
 gpu: $(SYNCED) ## On a machine with a CUDA card: each kernel against its reference, then its time beside cuBLAS and peers
-	$(BIN)/python -m pytest -m gpu -o addopts="--import-mode=importlib --strict-markers -ra" tests/gpu
+	$(BIN)/python -m pytest -m gpu -o addopts="--import-mode=importlib --strict-markers -ra" tests/gpu tests/quantizer
 	$(BIN)/python benchmarks/gpu.py
 
 generate: $(SYNCED) ## Write what is generated from the types: the CRD and its reference
