@@ -22,7 +22,7 @@ from saffron_operator.decision import (
     RemoveOverlay,
 )
 from saffron_operator.names import FIELD_MANAGER, RESULT_ANNOTATION
-from saffron_operator.observed import ResourceMeta
+from saffron_operator.observed import Json, ResourceMeta
 from saffron_operator.resources import DEPLOYMENTS, EVENTS, JOBS, QUANTIZED_MODELS
 
 _LONGEST_NOTE = 1024
@@ -84,11 +84,28 @@ async def _do(cluster: Cluster, namespace: str, action: Action) -> None:
         case ApplyCanary(_, manifest, exists=False):
             await cluster.create(DEPLOYMENTS, namespace, manifest, manager=FIELD_MANAGER)
         case ApplyCanary(name, manifest, exists=True):
-            await cluster.apply(DEPLOYMENTS, namespace, name, manifest, manager=FIELD_MANAGER, force=True)
+            await cluster.patch(DEPLOYMENTS, namespace, name, list(_as_built(manifest)))
         case DeleteCanary(name, uid):
             await cluster.delete(DEPLOYMENTS, namespace, name, uid=uid)
         case ApplyOverlay(name, manager, manifest) | RemoveOverlay(name, manager, manifest):
             await cluster.apply(DEPLOYMENTS, namespace, name, manifest, manager=manager, force=False)
+
+
+def _as_built(manifest: Json) -> Iterator[Object]:
+    """Yield the JSON Patch after which a canary that is there is what it would be if it were made anew.
+
+    An apply would not do: what was set by creating it stays, whoever leaves it out later, and so a variable, a volume
+    or a label that the target no longer has.
+    """
+    metadata = manifest["metadata"]
+    yield {"op": "test", "path": "/metadata/uid", "value": metadata["uid"]}
+    yield {"op": "replace", "path": "/spec", "value": manifest["spec"]}
+    for name, value in metadata["annotations"].items():
+        yield {
+            "op": "add",
+            "path": f"/metadata/annotations/{name.replace('~', '~0').replace('/', '~1')}",
+            "value": value,
+        }
 
 
 def _event(meta: ResourceMeta, event: Event, instance: str) -> Object:

@@ -26,6 +26,7 @@ _TIMEOUT = aiohttp.ClientTimeout(total=15, connect=5)
 
 _JSON = "application/json"
 _APPLY = "application/apply-patch+yaml"
+_JSON_PATCH = "application/json-patch+json"
 _METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 
@@ -128,6 +129,10 @@ class Cluster:
             "PATCH", resource.path(namespace, name, subresource), query=query, body=body, content_type=_APPLY
         )
 
+    async def patch(self, resource: Resource, namespace: str, name: str, operations: Sequence[Object]) -> Object:
+        """Change an object by JSON Patch (RFC 6902): by all of the operations, or by none where one of them fails."""
+        return await self._write("PATCH", resource.path(namespace, name), body=operations, content_type=_JSON_PATCH)
+
     async def delete(self, resource: Resource, namespace: str, name: str, *, uid: str) -> None:
         """Delete the object of that name and uid and all that it owns; `ConflictError` where the name is another's."""
         body = {
@@ -147,7 +152,7 @@ class Cluster:
         method: str,
         path: str,
         *,
-        body: Object,
+        body: Object | Sequence[Object],
         query: Sequence[tuple[str, str]] = (),
         content_type: str = _JSON,
     ) -> Object:
@@ -160,7 +165,7 @@ class Cluster:
         path: str,
         *,
         query: Sequence[tuple[str, str]] = (),
-        body: Object | None = None,
+        body: Object | Sequence[Object] | None = None,
         content_type: str = _JSON,
         accept: str = _JSON,
     ) -> Object:

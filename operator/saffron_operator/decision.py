@@ -47,7 +47,8 @@ class ApplyCanary:
 
     Attributes:
         exists: False: create it (POST), so that a Deployment of that name that appears meanwhile is not taken over.
-            True: apply it by force as `saffron.dev`; the manifest holds the uid, so that no other object is changed.
+            True: give it this spec in the place of the one that it has; the manifest holds the uid, so that no other
+            object is changed.
     """
 
     name: str

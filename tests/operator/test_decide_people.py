@@ -1,6 +1,7 @@
 """What a person says: retry, abort, promote and suspend; and a status that was lost."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from deciding import builders
@@ -78,6 +79,49 @@ def test_a_step_whose_weight_is_changed_is_approved_anew():
     approve(world)
     world.change(rollout=dict(builders.ROLLOUT) | {"steps": [{"weight": 50} | APPROVAL]})
     assert world.run().ready == ("False", "AwaitingApproval")
+
+
+EDITS: list[tuple[str, list[dict[str, Any]], int]] = [
+    ("a finished one is dropped, the last one is left", [{"weight": 50} | APPROVAL], 0),
+    ("a finished one is dropped, more follow", [{"weight": 50} | APPROVAL, {"weight": 90}], 0),
+    ("one is put before it", [{"weight": 5}, {"weight": 20}, {"weight": 50} | APPROVAL], 2),
+    ("all are replaced by a later one", [{"weight": 90} | APPROVAL], 0),
+]
+
+
+@pytest.mark.parametrize(("steps", "number"), [row[1:] for row in EDITS], ids=[row[0] for row in EDITS])
+def test_a_step_that_waits_for_approval_waits_though_the_steps_around_it_change(
+    steps: list[dict[str, Any]], number: int
+):
+    world = with_steps({"weight": 20}, {"weight": 50} | APPROVAL).run()
+    assert world.ready == ("False", "AwaitingApproval")
+    world.change(rollout=dict(builders.ROLLOUT) | {"steps": steps})
+    assert world.run().ready == ("False", "AwaitingApproval")
+    assert world.status.rollout is not None
+    assert (world.status.rollout.step, world.overlay) == (number, None)
+    approve(world)
+    assert world.run().ready == ("True", "Promoted")
+
+
+def test_a_step_that_stays_what_it_is_goes_on_though_its_number_changes():
+    world = with_steps({"weight": 20}, {"weight": 50, "pause": "10m"})
+    world.run(until=lambda world: world.ready[1] == "CanaryPaused")
+    world.now += timedelta(minutes=9)
+    world.change(rollout=dict(builders.ROLLOUT) | {"steps": [{"weight": 50, "pause": "10m"}]})
+    decision = world.step()
+    assert (world.ready, decision.requeue_after) == (("False", "CanaryPaused"), 60)
+
+
+def test_a_step_of_another_weight_has_a_pause_of_its_own_though_it_has_as_many_pods():
+    world = with_steps({"weight": 50, "pause": "10m"})
+    world.run(until=lambda world: world.ready[1] == "CanaryPaused")
+    world.now += timedelta(minutes=9)
+    world.change(rollout=dict(builders.ROLLOUT) | {"steps": [{"weight": 90, "pause": "10m"}]})
+    assert world.canary is not None
+    pods = world.canary.replicas
+    decision = world.step()
+    assert (world.ready, decision.requeue_after) == (("False", "CanaryPaused"), 600)
+    assert (world.canary.replicas, decision.actions) == (pods, ())
 
 
 def test_what_another_candidate_was_approved_for_is_none_of_the_one_selected_later():

@@ -1,9 +1,10 @@
 """The canary's steps: a share of the requests each, for a pause or until a person agrees."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 
-from saffron_api.quantized_model import Approval, RolloutStatus, SelectedStatus
+from saffron_api.quantized_model import Approval, RolloutStatus, RolloutStep, SelectedStatus
 from saffron_api.scalars import duration
 from saffron_operator import reasons
 from saffron_operator.decide.inputs import Kind, Standing, clip
@@ -39,6 +40,7 @@ def begin(scene: Scene, goal: SelectedStatus) -> Scene:
 
 def go_on(scene: Scene, rollout: RolloutStatus) -> Step:
     """Return what a roll-out does in its step."""
+    rollout = rollout.model_copy(update={"step": _in_force(scene.settings.steps, rollout)})
     if rollout.step >= len(scene.settings.steps):
         return begin_promotion(scene, rollout)  # the spec lost the steps that were left
     if scene.canary is not None and scene.canary.deleting:
@@ -46,10 +48,9 @@ def go_on(scene: Scene, rollout: RolloutStatus) -> Step:
     weight = scene.settings.steps[rollout.step].weight
     # A target that lost its last ready pod meanwhile does not end the step.
     replicas = canary_replicas(max(scene.target.ready, 1), weight, scene.settings.max_extra_replicas)
-    rollout = rollout.model_copy(update={"desired_weight": weight})
-    if _is_other(scene, rollout):
-        # The target's own template changed, or somebody removed the canary: the step starts over.
-        rollout = _waiting_anew(scene, rollout)
+    if _is_other(scene, rollout) or weight != rollout.desired_weight:
+        # The target's own template or the step changed, or somebody removed the canary: the step starts over.
+        rollout = _waiting_anew(scene, rollout).model_copy(update={"desired_weight": weight})
     if _ready(scene, rollout, replicas):
         return _serving(scene, rollout)
     rollout = _not_serving(scene, rollout)
@@ -58,6 +59,21 @@ def go_on(scene: Scene, rollout: RolloutStatus) -> Step:
     if right or step.memory.why_rejected(rollout.checkpoint_digest) is not None:
         return step
     return replace(step, actions=(_apply(scene, rollout, replicas),))
+
+
+def _in_force(steps: Sequence[RolloutStep], rollout: RolloutStatus) -> int:
+    """Return the number of the step in force, though the spec's steps may have changed since it began.
+
+    Its weight tells it from all others, so what is dropped before it, or put there, ends neither its pause nor its
+    waiting for a person. Only where no step has that weight any more does the number count; where there is no step of
+    that number either, the next one is what has a greater weight.
+    """
+    weights = [each.weight for each in steps]
+    if rollout.desired_weight in weights:
+        return weights.index(rollout.desired_weight)
+    if rollout.step < len(steps):
+        return rollout.step
+    return next((number for number, weight in enumerate(weights) if weight > rollout.desired_weight), len(steps))
 
 
 def _is_other(scene: Scene, rollout: RolloutStatus) -> bool:
