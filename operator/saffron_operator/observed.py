@@ -242,6 +242,7 @@ class TargetObserved:
         replicas: What spec.replicas asks for (1 where it is left out).
         total: status.replicas: pods of any revision. The same for `ready`, `updated` and `available`.
         current: status.observedGeneration has reached metadata.generation.
+        paused: Its owner stopped its roll-outs.
         deadline_exceeded: Its Progressing condition is False for ProgressDeadlineExceeded.
         progressed_at: lastUpdateTime of its Progressing condition.
         facts: What its manifest says, or why Saffron can't work with it.
@@ -259,6 +260,7 @@ class TargetObserved:
     available: int
     current: bool
     facts: TargetFacts | TargetProblem
+    paused: bool = False
     deadline_exceeded: bool = False
     progressed_at: datetime | None = None
     autoscaler: str | None = None

@@ -292,6 +292,7 @@ def target(
         available=status.get("availableReplicas", 0),
         current=is_current(deployment),
         facts=facts,
+        paused=deployment["spec"].get("paused", False),
         deadline_exceeded=progressing is not None and progressing.get("reason") == "ProgressDeadlineExceeded",
         progressed_at=moment(progressing["lastUpdateTime"]) if progressing else None,
         autoscaler=autoscaler,

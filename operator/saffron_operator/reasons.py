@@ -31,6 +31,8 @@ TARGET_NOT_READY = "TargetNotReady"
 
 AWAITING_APPROVAL = "AwaitingApproval"
 """The step needs a person's word."""
+TARGET_PAUSED = "TargetPaused"
+"""The target's owner paused its roll-outs, and with them the promotion."""
 CHECKPOINT_READY = "CheckpointReady"
 """A checkpoint is selected, and the spec has no rollout."""
 PROMOTED = "Promoted"

@@ -73,6 +73,36 @@ def test_a_large_target_has_time_as_long_as_it_gets_on():
     assert reason(with_target(world, progressed_at=world.now - timedelta(seconds=600))) == "Undoing"
 
 
+def test_a_target_that_its_owner_paused_is_waited_for_without_a_deadline():
+    world = World(target_gets_ready=False).run(until=lambda world: world.ready[1] == "Promoting")
+    world.now += timedelta(hours=8)
+    for changes in ({"paused": True}, {"paused": True, "deadline_exceeded": True}):
+        decision = with_target(world, **changes)
+        assert (reason(decision), decision.actions, decision.requeue_after) == ("TargetPaused", (), None)
+        assert decision.status is not None
+        assert {each.type for each in decision.status.conditions}.isdisjoint({"Reconciling", "Stalled"})
+        assert "kubectl -n serving rollout resume deployment/qwen" in decision.status.conditions[0].message
+    # The Deployment's controller has not yet taken note that it goes on: it writes down when it does.
+    decision = with_target(world, current=False)
+    assert (reason(decision), decision.requeue_after) == ("Promoting", None)
+    assert reason(with_target(world, progressed_at=world.now)) == "Promoting"
+
+
+def test_a_target_that_is_paused_when_its_turn_comes_is_not_changed():
+    world = World().run(until=lambda world: world.canary is not None and world.canary.replicas == 2)
+    world.move()
+    decision = with_target(world, paused=True)
+    assert reason(decision) == "TargetPaused"
+    assert decision.actions == ()
+    assert decision.status is not None
+    assert decision.status.rollout is not None
+    assert decision.status.rollout.desired_weight == 100
+
+
+def test_what_is_promoted_may_be_paused():
+    assert reason(with_target(World().run(), paused=True)) == "Promoted"
+
+
 def test_what_comes_between_leaves_a_half_done_promotion_as_it_is():
     world = promoting()
     before, canary = world.status.rollout, world.canary

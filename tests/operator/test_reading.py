@@ -203,6 +203,13 @@ def test_a_target_whose_status_is_empty_has_no_pods_and_is_not_current() -> None
     assert (seen.deadline_exceeded, seen.progressed_at, seen.trouble) == (False, None, None)
 
 
+def test_a_target_may_be_paused() -> None:
+    made = deployment()
+    assert not reading.target(made, [], facts=FACTS, autoscaler=None).paused
+    made["spec"]["paused"] = True
+    assert reading.target(made, [], facts=FACTS, autoscaler=None).paused
+
+
 def test_a_target_whose_new_pods_hang_says_why() -> None:
     progressing = {
         "type": "Progressing",

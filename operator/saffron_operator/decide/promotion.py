@@ -30,11 +30,15 @@ def promote(scene: Scene, rollout: RolloutStatus) -> Step:
     """
     if _complete(scene, rollout):
         return served(replace(scene, memory=replace(scene.memory, promoted=_promoted(scene, rollout))), rollout)
+    if scene.target.paused:
+        # Nothing is replaced, so nothing is late. What controls the Deployment counts from when it goes on, too.
+        return Step(_paused(scene, rollout), replace(scene.memory, rollout=rollout))
     entered = rollout.step_entered_at
     since = max(entered, scene.target.progressed_at or entered)
     deadline = since + timedelta(seconds=scene.settings.progress_deadline_seconds)
-    stuck = scene.serves(rollout.checkpoint_digest) and scene.target.current and scene.target.deadline_exceeded
-    if stuck or scene.inputs.now >= deadline:
+    late = scene.inputs.now >= deadline
+    stuck = scene.serves(rollout.checkpoint_digest) and scene.target.deadline_exceeded
+    if scene.target.current and (stuck or late):
         message = (
             f"The pods of {scene.target.name} with {rollout.candidate} were not ready in time ({_trouble(scene)}); the "
             "checkpoint was taken off, and the target serves what it served before."
@@ -54,7 +58,16 @@ def promote(scene: Scene, rollout: RolloutStatus) -> Step:
     )
     mounted = scene.serves(rollout.checkpoint_digest)
     actions = () if mounted else (scene.apply(scene.checkpoint(rollout)),)
-    return Step(standing, replace(scene.memory, rollout=weighed), actions, revisit=deadline)
+    return Step(standing, replace(scene.memory, rollout=weighed), actions, revisit=None if late else deadline)
+
+
+def _paused(scene: Scene, rollout: RolloutStatus) -> Standing:
+    name, namespace = scene.target.name, scene.inputs.observed.meta.namespace
+    message = (
+        f"The Deployment {name} is paused (spec.paused), so its pods are not replaced by pods with {rollout.candidate}. "
+        f"To go on: kubectl -n {namespace} rollout resume deployment/{name}"
+    )
+    return Standing(Kind.WAITING, reasons.TARGET_PAUSED, message, "Promoting")
 
 
 def _complete(scene: Scene, rollout: RolloutStatus) -> bool:
