@@ -252,6 +252,26 @@ def test_a_spec_that_cannot_be_read_stalls_and_keeps_the_memory():
     assert (world.status.promoted, len(world.acts)) == (promoted, done)
 
 
+def _unreadable_spec(world: World) -> None:
+    world.spec, world.generation = SpecError("spec.candidates.0.method: unknown"), 2
+
+
+UNSEEN = [("a spec that can't be read", _unreadable_spec), ("a target that hides its path", _shell)]
+
+
+@pytest.mark.parametrize("happen", [row[1] for row in UNSEEN], ids=[row[0] for row in UNSEEN])
+def test_nobody_is_said_to_have_taken_off_what_can_not_be_seen(happen: Callable[[World], None]):
+    world = World().run()
+    happen(world)
+    world.run()
+    told = {each.type: (each.status, each.message) for each in world.status.conditions}
+    assert told["Promoted"] == (
+        "False",
+        f"gptq-int4 of run {world.run_id} was promoted; what the target serves can't be seen",
+    )
+    assert "TargetDrift" not in told
+
+
 def test_a_resource_that_is_deleted_is_left_to_the_cluster():
     world = World().run()
     world.deleting = True

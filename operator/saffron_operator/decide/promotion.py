@@ -64,8 +64,8 @@ def promote(scene: Scene, rollout: RolloutStatus) -> Step:
 def _paused(scene: Scene, rollout: RolloutStatus) -> Standing:
     name, namespace = scene.target.name, scene.inputs.observed.meta.namespace
     message = (
-        f"The Deployment {name} is paused (spec.paused), so its pods are not replaced by pods with {rollout.candidate}. "
-        f"To go on: kubectl -n {namespace} rollout resume deployment/{name}"
+        f"The Deployment {name} is paused (spec.paused), so none of its pods is replaced by one with "
+        f"{rollout.candidate}. To go on: kubectl -n {namespace} rollout resume deployment/{name}"
     )
     return Standing(Kind.WAITING, reasons.TARGET_PAUSED, message, "Promoting")
 

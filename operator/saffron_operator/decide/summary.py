@@ -56,19 +56,22 @@ def _of_target(observed: Observed, found: Progress | None, memory: RolloutMemory
         return (milestone(PROMOTED, reached=False, message="nothing is promoted"),)
     what = f"{promoted.candidate} of run {promoted.run_id}"
     reached = selected is not None and selected.checkpoint_digest == promoted.checkpoint_digest
-    drift = drifted(observed, memory)
-    told = (
-        milestone(
-            PROMOTED,
-            reached=reached and not drift,
-            message=f"{what} is served" if not drift else f"{what} was promoted and taken off the target",
-        ),
-        Milestone(QUALITY_HEALTHY, "Unknown", reasons.NOT_WATCHED, "nothing measures the quality of what is served"),
+    healthy = Milestone(
+        QUALITY_HEALTHY, "Unknown", reasons.NOT_WATCHED, "nothing measures the quality of what is served"
     )
     if observed.target is None or not isinstance(observed.target.facts, TargetFacts):
-        return told
-    if not drift:
-        return (*told, Milestone(TARGET_DRIFT, "False", reasons.NO_DRIFT, f"the target has {what} mounted"))
+        unseen = f"{what} was promoted; what the target serves can't be seen"
+        return (milestone(PROMOTED, reached=False, message=unseen), healthy)
+    if not drifted(observed, memory):
+        return (
+            milestone(PROMOTED, reached=reached, message=f"{what} is served"),
+            healthy,
+            Milestone(TARGET_DRIFT, "False", reasons.NO_DRIFT, f"the target has {what} mounted"),
+        )
     there = overlay_of(observed)
     message = f"the target has {'no checkpoint' if there is None else f'the checkpoint {there.digest[:12]}'} mounted"
-    return (*told, Milestone(TARGET_DRIFT, "True", reasons.TARGET_DRIFT, message))
+    return (
+        milestone(PROMOTED, reached=False, message=f"{what} was promoted and taken off the target"),
+        healthy,
+        Milestone(TARGET_DRIFT, "True", reasons.TARGET_DRIFT, message),
+    )
