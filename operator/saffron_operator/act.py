@@ -3,7 +3,7 @@
 The first call that fails ends the pass. What was done stands, and the next pass decides from there.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -21,6 +21,7 @@ from saffron_operator.decision import (
     KeepResult,
     RemoveOverlay,
 )
+from saffron_operator.errors import RefusedError
 from saffron_operator.names import FIELD_MANAGER, RESULT_ANNOTATION
 from saffron_operator.observed import Json, ResourceMeta
 from saffron_operator.resources import DEPLOYMENTS, EVENTS, JOBS, QUANTIZED_MODELS
@@ -43,13 +44,23 @@ async def act(
 
     Raises:
         ConflictError: The resource, or an object that was to be made or changed, is another one by now.
+        RefusedError: The API server does not take an act. The events are sent all the same: one of them may tell that
+            it did not in the pass before.
         ApiError: A call failed for another reason.
     """
     if decision.status is not None and decision.status != before:
         await _write_status(cluster, meta, decision.status)
-    for action in decision.actions:
-        await _do(cluster, meta.namespace, action)
-    for event in decision.events:
+    try:
+        for action in decision.actions:
+            await _do(cluster, meta.namespace, action)
+    except RefusedError:
+        await _tell(cluster, meta, decision.events, instance)
+        raise
+    await _tell(cluster, meta, decision.events, instance)
+
+
+async def _tell(cluster: Cluster, meta: ResourceMeta, events: Sequence[Event], instance: str) -> None:
+    for event in events:
         await cluster.create(EVENTS, meta.namespace, _event(meta, event, instance), manager=FIELD_MANAGER)
 
 

@@ -13,14 +13,14 @@ import aiohttp
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 
-from saffron_operator.errors import ApiError, ConflictError, StartError
+from saffron_operator.errors import ApiError, ConflictError, RefusedError, StartError
 from saffron_operator.resources import Resource
 
 Object = Mapping[str, Any]
 """A Kubernetes object as JSON."""
 
 _NOT_FOUND = 404
-_CONFLICT = 409
+_ERRORS: Mapping[int, type[ApiError]] = {400: RefusedError, 403: RefusedError, 409: ConflictError, 422: RefusedError}
 _PAGE = 500
 _TIMEOUT = aiohttp.ClientTimeout(total=15, connect=5)
 
@@ -173,6 +173,7 @@ class Cluster:
 
         Raises:
             ConflictError: HTTP 409.
+            RefusedError: HTTP 400, 403 or 422.
             ApiError: Any other refusal, no answer in time, or none that is JSON.
         """
         call = f"{method} {path}"
@@ -203,4 +204,4 @@ def _decoded(call: str, status: int, text: bytes) -> Object:
     if status < 300:  # noqa: PLR2004 - HTTP's border between success and the rest
         return dict(value)
     reason, message = value.get("reason", ""), value.get("message", "")
-    raise (ConflictError if status == _CONFLICT else ApiError)(call, status, reason, message)
+    raise _ERRORS.get(status, ApiError)(call, status, reason, message)

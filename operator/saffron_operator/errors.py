@@ -3,12 +3,15 @@
 - `ApiError`: the API server refused a call or could not be reached. The pass ends, and the next one starts after
   a back-off from what is then the case. Nothing is tried again inside a pass.
 - `ConflictError`: an `ApiError` that says somebody wrote in between. The next pass sees what they wrote.
+- `RefusedError`: an `ApiError` that says what was sent will not do, or may not be. The next passes tell it to people.
 - `LeadershipLostError`: this process may not write any more. The process ends.
 - `RestartError`: the process ends only to be started anew.
 - `StartError`: the operator can't start as it was told to. The sentence says what to change.
 
 What is wrong with a QuantizedModel is none of these: it is a condition in its status.
 """
+
+from http.client import responses
 
 
 class OperatorError(Exception):
@@ -29,9 +32,18 @@ class ApiError(OperatorError):
         self.reason = reason
         self.message = message
 
+    @property
+    def kind(self) -> str:
+        """A word of a closed set. `reason` is none: an admission webhook writes there what it likes."""
+        return responses.get(self.status, "Other").replace(" ", "") if self.status else self.reason
+
 
 class ConflictError(ApiError):
     """The object was changed, or made, by somebody else since it was read (HTTP 409)."""
+
+
+class RefusedError(ApiError):
+    """The API server, or one of its admission plug-ins, does not take what was sent (HTTP 400, 403 and 422)."""
 
 
 class LeadershipLostError(OperatorError):

@@ -308,6 +308,8 @@ class Observed:
         canary: None where there is none.
         claimant: The name of an older QuantizedModel of the namespace, not being deleted, that names the same target.
             Older: by creationTimestamp, then by name.
+        refused: What the API server said when it refused what the pass before was to do; None where it took all, and
+            in the first pass of a process, which finds out anew.
     """
 
     meta: ResourceMeta
@@ -318,3 +320,4 @@ class Observed:
     target: TargetObserved | None = None
     canary: CanaryObserved | None = None
     claimant: str | None = None
+    refused: str | None = None

@@ -2,15 +2,16 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from saffron_operator.act import act, describe
 from saffron_operator.client import Cluster
 from saffron_operator.decide import decide
-from saffron_operator.errors import ApiError
+from saffron_operator.decision import Decision
+from saffron_operator.errors import ApiError, RefusedError
 from saffron_operator.metrics import Metrics
-from saffron_operator.observe import observe
+from saffron_operator.observe import Seen, observe
 from saffron_operator.queue import Key
 
 log = logging.getLogger(__name__)
@@ -26,6 +27,7 @@ class Reconciler:
         quantizer_image: What Jobs run.
         instance: This replica's name, for the events.
         now: The time, with its zone.
+        refused: What the API server refused in the last pass of a key. Nothing is decided by it, it is only told.
     """
 
     cluster: Cluster
@@ -33,6 +35,7 @@ class Reconciler:
     quantizer_image: str
     instance: str
     now: Callable[[], datetime]
+    refused: dict[Key, str] = field(default_factory=dict)
 
     async def __call__(self, key: Key) -> float | None:
         """Do one pass and return the seconds until the next one is due, or None where only a change calls for it.
@@ -45,7 +48,7 @@ class Reconciler:
             with self.metrics.reconcile_seconds.time():
                 return await self._pass(key)
         except Exception as error:
-            kind = error.reason if isinstance(error, ApiError) else type(error).__name__
+            kind = error.kind if isinstance(error, ApiError) else type(error).__name__
             self.metrics.reconcile_errors.labels(kind).inc()
             raise
 
@@ -53,12 +56,22 @@ class Reconciler:
         seen = await observe(self.cluster, key, quantizer_image=self.quantizer_image)
         if seen is None:
             self.metrics.forget(key)
+            self.refused.pop(key, None)
             return None
-        decision = decide(seen.observed, self.now())
+        decision = decide(replace(seen.observed, refused=self.refused.get(key)), self.now())
         if decision.actions:
             acts = "; ".join(describe(decision.actions))
             log.info("acting", extra={"fields": {"key": "/".join(key), "acts": acts}})
-        await act(self.cluster, seen.observed.meta, seen.status, decision, instance=self.instance)
+        try:
+            await act(self.cluster, seen.observed.meta, seen.status, decision, instance=self.instance)
+        except RefusedError as error:
+            self.refused[key] = str(error)
+            self._show(key, seen, decision)
+            raise
+        self._show(key, seen, decision)
+        # What is no longer refused is still told; the next pass takes that back.
+        return decision.requeue_after if self.refused.pop(key, None) is None else 0.0
+
+    def _show(self, key: Key, seen: Seen, decision: Decision) -> None:
         if decision.status is not None:
             self.metrics.show(key, decision.status, seen.stages)
-        return decision.requeue_after

@@ -58,6 +58,13 @@ def aborted() -> World:
     return world.run()
 
 
+def refused(world: World) -> World:
+    world.refused = "POST /apis/batch/v1/namespaces/serving/jobs: 403 Forbidden: exceeded quota"
+    world.step()
+    assert ("exceeded quota" in world.message) == (world.ready[1] == "Refused")
+    return world
+
+
 def drifted() -> World:
     world = World().run()
     world.unmount()
@@ -165,6 +172,20 @@ STATES = [
         "Stalled",
         ("False", "OutOfMemory"),
         stalled=True,
+    ),
+    State(
+        "the API server does not take the next Job",
+        lambda: refused(World()),
+        "Stalled",
+        ("False", "Refused"),
+        stalled=True,
+    ),
+    State(
+        "the API server did not take something before it was done",
+        lambda: refused(World().run()),
+        "Promoted",
+        ("True", "Promoted"),
+        milestones=((PROMOTED, "True"),),
     ),
     State(
         "no target",

@@ -143,12 +143,13 @@ def _distinct(actions: tuple[Action, ...]) -> tuple[Action, ...]:
 
 def _decision(observed: Observed, now: datetime, run: RunStatus | None, found: Progress | None, step: Step) -> Decision:
     """Return the decision of a pass whose standing is known."""
-    told = (*of_standing(step.standing), *milestones(observed, found, step.memory))
+    standing = _as_far_as_taken(observed, step.standing)
+    told = (*of_standing(standing), *milestones(observed, found, step.memory))
     conditions = stamped(told, observed.memory.conditions, observed.meta.generation, now)
     status = _status(observed, run, found, step.memory).model_copy(
-        update={"phase": step.standing.phase, "conditions": conditions}
+        update={"phase": standing.phase, "conditions": conditions}
     )
-    stalled = step.standing.kind is Kind.STALLED
+    stalled = standing.kind is Kind.STALLED
     times = [time for time in (found.revisit if found else None, step.revisit) if time is not None]
     return Decision(
         status,
@@ -156,6 +157,14 @@ def _decision(observed: Observed, now: datetime, run: RunStatus | None, found: P
         (*step.events, *transition(observed.memory.conditions, conditions, stalled=stalled)),
         requeue_after=max(0.0, (min(times) - now).total_seconds()) if times else None,
     )
+
+
+def _as_far_as_taken(observed: Observed, standing: Standing) -> Standing:
+    """Return how things stand, where the API server refuses what would be done next."""
+    if observed.refused is None or standing.kind is not Kind.WORKING:
+        return standing
+    message = f"The API server refuses what comes next ({observed.refused}). Mend that; Saffron tries again by itself."
+    return Standing(Kind.STALLED, reasons.REFUSED, clip(message), "Stalled")
 
 
 def _status(

@@ -119,6 +119,7 @@ class World:
     target_ready: int = 4
     rolling_since: datetime | None = None
     claimant: str | None = None
+    refused: str | None = None
     autoscaler: str | None = None
     deleting: bool = False
     now: datetime = builders.START
@@ -139,6 +140,7 @@ class World:
             target=self._target(),
             canary=self.canary,
             claimant=self.claimant,
+            refused=self.refused,
         )
 
     def _target(self) -> TargetObserved | None:
