@@ -5,7 +5,7 @@
 
 {{- define "saffron.selector" -}}
 app.kubernetes.io/name: saffron-operator
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- define "saffron.labels" -}}
@@ -18,4 +18,13 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{/* The namespaces to serve, as JSON. */}}
 {{- define "saffron.namespaces" -}}
 {{ default (list .Release.Namespace) .Values.watchNamespaces | toJson }}
+{{- end }}
+
+{{/* The pods that quantize one candidate together: Kubernetes puts the index of an Indexed Job on each. */}}
+{{- define "saffron.together" -}}
+matchLabels:
+  saffron.dev/stage: quantize
+matchExpressions:
+- key: batch.kubernetes.io/job-completion-index
+  operator: Exists
 {{- end }}
