@@ -41,6 +41,8 @@ def overlay_manager(uid: str) -> str:
 
 
 _LONGEST_JOB_NAME = 60
+_DIGITS = 8
+"""Of a key, at the end of a Job's name."""
 
 
 def job_name(resource: str, stage: Stage, candidate: str | None, key: str, attempt: int) -> str:
@@ -50,15 +52,17 @@ def job_name(resource: str, stage: Stage, candidate: str | None, key: str, attem
     are several, which may have 63.
 
     Args:
-        resource: The QuantizedModel's name; what is too long of it is cut, as the key tells Jobs apart.
+        resource: The QuantizedModel's name; what is too long of it is cut. Two of one plan have the same keys, so
+            what is cut counts in the last part of the name.
         stage: What the Job does.
         candidate: What it is done to, of at most 14 characters, or None.
         key: The Job's full key.
         attempt: From 1. A later attempt has another name, so that it does not wait for the removal of the one before.
     """
-    short = key[:8] if attempt == 1 else digest({"key": key, "attempt": attempt})[:8]
-    rest = "-".join(part for part in (stage.value, candidate, short) if part)
-    return f"{resource[: _LONGEST_JOB_NAME - len(rest) - 1].rstrip('-')}-{rest}"
+    what = "-".join(part for part in (stage.value, candidate) if part)
+    head = resource[: _LONGEST_JOB_NAME - len(what) - _DIGITS - 2].rstrip("-")
+    told = key if (head, attempt) == (resource, 1) else digest({"key": key, "attempt": attempt, "resource": resource})
+    return f"{head}-{what}-{told[:_DIGITS]}"
 
 
 def canary_name(target: str) -> str:

@@ -191,10 +191,16 @@ def test_the_most_special_pod_template_wins_field_by_field():
 
 def test_the_longest_name_fits_the_host_name_of_one_of_sixteen_pods():
     name = job_name("q" * 30, Stage.QUANTIZE, "c" * 14, KEY, 1)
-    assert (len(name), name) == (60, f"{'q' * 27}-quantize-{'c' * 14}-{KEY[:8]}")
-    assert job_name("q" * 26 + "-2", Stage.QUANTIZE, "c" * 14, KEY, 1) == f"{'q' * 26}-quantize-{'c' * 14}-{KEY[:8]}"
+    assert (len(name), name[:-8]) == (60, f"{'q' * 27}-quantize-{'c' * 14}-")
+    assert job_name("q" * 26 + "-2", Stage.QUANTIZE, "c" * 14, KEY, 1)[:-8] == f"{'q' * 26}-quantize-{'c' * 14}-"
     assert job_name("qwen", Stage.SAMPLE, None, KEY, 1) == f"qwen-sample-{KEY[:8]}"
     assert job_name("qwen", Stage.SAMPLE, None, KEY, 2) != job_name("qwen", Stage.SAMPLE, None, KEY, 3)
+
+
+def test_two_resources_of_one_plan_whose_names_begin_alike_have_jobs_of_different_names():
+    resources = ("qwen-2-5-7b-instruct-prod-eu-1", "qwen-2-5-7b-instruct-prod-eu-2", "qwen-2-5-7b-instruct-prod-eu")
+    names = {job_name(each, Stage.EVALUATE, "gptq-int4-g128", KEY, attempt) for each in resources for attempt in (1, 2)}
+    assert len(names) == 2 * len(resources)
 
 
 def commands(world: World) -> dict[tuple[str, str], list[str]]:
