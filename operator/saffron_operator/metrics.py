@@ -17,11 +17,12 @@ _CANDIDATE = (*_RESOURCE, "candidate")
 
 @dataclass(frozen=True)
 class StageSeconds:
-    """How long one Job took, from its start to its end."""
+    """How long one Job took, from its start to its end, which is told as Kubernetes writes it."""
 
     stage: str
     candidate: str
     seconds: float
+    ended: str
 
 
 class Metrics:
@@ -72,8 +73,10 @@ class _Models(Collector):
             for candidate in status.candidates:
                 _add_candidate(families, key, candidate)
             _add_rollout(families, key, status)
-            for stage in stages:
-                families["stage"].add_metric([*key, stage.candidate, stage.stage], stage.seconds)
+            by_end = sorted(stages, key=lambda stage: stage.ended)
+            # More than one Job may have done a stage; a series that comes twice spoils a scrape.
+            for labels, seconds in {(each.candidate, each.stage): each.seconds for each in by_end}.items():
+                families["stage"].add_metric([*key, *labels], seconds)
         yield from families.values()
 
 

@@ -139,6 +139,7 @@ def stage_seconds(manifest: Json) -> StageSeconds | None:
         stage=labels.get(names.STAGE_LABEL, ""),
         candidate=labels.get(names.CANDIDATE_LABEL, ""),
         seconds=(moment(status["completionTime"]) - moment(status["startTime"])).total_seconds(),
+        ended=status["completionTime"],
     )
 
 
