@@ -116,7 +116,7 @@ def lines(metrics: Metrics) -> set[str]:
 def test_metrics_show_what_was_decided_last_and_forget_what_is_gone() -> None:
     metrics = Metrics(WatchAges(frozenset()))
     key = Key("ns", "qwen")
-    metrics.show(key, STATUS, (StageSeconds("quantize", "int8", 12.0),))
+    metrics.show(key, STATUS, (StageSeconds("quantize", "int8", 12.0, ended="2026-01-01T00:00:00Z"),))
     of = 'namespace="ns",quantizedmodel="qwen"'
     gate = f'candidate="int8",gate="klDivergence",{of}'
     assert lines(metrics) == {
