@@ -6,7 +6,7 @@ Kopf takes signal handlers and, at its end, all tasks of the loop it runs in, so
 
 import asyncio
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import aiohttp
@@ -14,7 +14,7 @@ import kopf
 from kubernetes.aio.client import ApiClient, Configuration
 
 from saffron_api import quantized_model
-from saffron_operator.names import MANAGED_BY, MANAGED_BY_LABEL, RESOURCE_LABEL
+from saffron_operator.names import MANAGED_BY, MANAGED_BY_LABEL, RESOURCE_LABEL, canary_name
 from saffron_operator.queue import Key
 from saffron_operator.resources import DEPLOYMENTS, JOBS, PODS, QUANTIZED_MODELS, Resource
 from saffron_operator.watches import SERVER_TIMEOUT_SECONDS, WatchAges
@@ -41,13 +41,21 @@ def registry(configuration: Configuration, ages: WatchAges, enqueue: Callable[[K
         return await _session(configuration, ages)
 
     @kopf.index(quantized_model.GROUP, quantized_model.PLURAL, id=_TARGETS, registry=handlers)
-    async def by_target(namespace: str | None, name: str, spec: kopf.Spec, **_: object) -> dict[Key, str]:
-        rollout = spec.get("rollout")
-        return {_key(namespace, rollout["targetRef"]["name"]): name} if rollout else {}
+    async def by_deployment(namespace: str | None, name: str, spec: kopf.Spec, **_: object) -> dict[Key, str]:
+        return {_key(namespace, deployment): name for deployment in _deployments(spec)}
 
     @kopf.on.event(quantized_model.GROUP, quantized_model.PLURAL, registry=handlers)
-    async def on_quantized_model(namespace: str | None, name: str, **_: object) -> None:
-        enqueue(_key(namespace, name))
+    async def on_quantized_model(
+        namespace: str | None,
+        name: str,
+        spec: kopf.Spec,
+        type: str | None,  # noqa: A002 - Kopf passes it by this name
+        **indices: Any,  # noqa: ANN401 - Kopf passes many things by name
+    ) -> None:
+        # When one is gone, a younger one that waited for its target goes on.
+        left = _deployments(spec) if type == "DELETED" else ()
+        for each in {name, *_looking_at(left, namespace, indices[_TARGETS])}:
+            enqueue(_key(namespace, each))
 
     @kopf.on.event(JOBS.group, JOBS.plural, registry=handlers)
     @kopf.on.event("", PODS.version, PODS.plural, registry=handlers)
@@ -57,12 +65,25 @@ def registry(configuration: Configuration, ages: WatchAges, enqueue: Callable[[K
 
     @kopf.on.event(DEPLOYMENTS.group, DEPLOYMENTS.plural, registry=handlers)
     async def on_deployment(namespace: str | None, name: str, labels: Mapping[str, str], **indices: Any) -> None:  # noqa: ANN401 - Kopf passes many things by name
-        targeted_by: Mapping[Key, Collection[str]] = indices[_TARGETS]
         canary_of = {labels[RESOURCE_LABEL]} if RESOURCE_LABEL in labels else set()
-        for owner in {*canary_of, *targeted_by.get(_key(namespace, name), ())}:
+        for owner in {*canary_of, *_looking_at((name,), namespace, indices[_TARGETS])}:
             enqueue(_key(namespace, owner))
 
     return handlers
+
+
+def _deployments(spec: kopf.Spec) -> tuple[str, ...]:
+    """Return the names of the Deployments that a QuantizedModel looks at: of its target and of its canary."""
+    rollout = spec.get("rollout")
+    return (rollout["targetRef"]["name"], canary_name(rollout["targetRef"]["name"])) if rollout else ()
+
+
+def _looking_at(
+    deployments: Iterable[str], namespace: str | None, index: Mapping[Key, Collection[str]]
+) -> Iterator[str]:
+    """Yield the names of the QuantizedModels that look at one of these Deployments."""
+    for deployment in deployments:
+        yield from index.get(_key(namespace, deployment), ())
 
 
 def _key(namespace: str | None, name: str) -> Key:
