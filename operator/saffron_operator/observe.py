@@ -1,4 +1,4 @@
-"""Read everything that one pass needs, side by side. Nothing is kept from one pass to the next.
+"""Read everything that one pass needs, mostly side by side. Nothing is kept from one pass to the next.
 
 A read without a resourceVersion is answered from what etcd agrees on, so a pass sees every write of the one before.
 """
@@ -76,12 +76,14 @@ def _status(resource: Object, key: Key) -> QuantizedModelStatus | None:
 
 async def _jobs(cluster: Cluster, key: Key) -> tuple[tuple[JobObserved, ...], tuple[StageSeconds, ...]]:
     ours = f"{names.RESOURCE_LABEL}={key.name}"
-    jobs, pods, unlabelled = await asyncio.gather(
+    jobs, unlabelled = await asyncio.gather(
         cluster.list_all(JOBS, key.namespace, labels=ours),
-        cluster.list_all(PODS, key.namespace, labels=ours),
         # Somebody else's Job may have the name that one of ours is to get.
         cluster.list_all(JOBS, key.namespace, labels=f"!{names.RESOURCE_LABEL}", only_metadata=True),
     )
+    # After the Jobs: one that is complete by now must not be looked at with a pod that still runs, as if it had ended
+    # without a word.
+    pods = await cluster.list_all(PODS, key.namespace, labels=ours)
     foreign = [each["metadata"] for each in unlabelled if each["metadata"]["name"].startswith(f"{key.name}-")]
     seconds = (reading.stage_seconds(each) for each in jobs)
     return (
