@@ -330,6 +330,29 @@ def test_a_target_that_loses_all_its_pods_in_a_step_keeps_its_canary():
     assert world.ready == ("False", "CanaryPaused")
 
 
+@pytest.mark.parametrize("ready", [3, 0])
+def test_a_target_that_loses_pods_in_a_step_does_not_lose_those_of_the_canary_too(ready: int):
+    steps = {"steps": [{"weight": 50, "pause": "10m"}], "maxExtraReplicas": 4}
+    world = World(spec=builders.spec(rollout=dict(builders.ROLLOUT) | steps))
+    world.run(until=lambda world: world.ready[1] == "CanaryPaused")
+    world.now += timedelta(minutes=9)
+    world.target_ready = ready
+    decision = world.step()
+    assert world.canary is not None
+    assert (world.canary.replicas, decision.actions, decision.requeue_after) == (4, (), 60)
+
+
+def test_a_target_that_its_owner_makes_smaller_in_a_step_gets_a_smaller_canary():
+    steps = {"steps": [{"weight": 50, "pause": "10m"}], "maxExtraReplicas": 4}
+    world = World(spec=builders.spec(rollout=dict(builders.ROLLOUT) | steps))
+    world.run(until=lambda world: world.ready[1] == "CanaryPaused")
+    assert world.deployment is not None
+    world.deployment["spec"]["replicas"] = world.target_ready = 2
+    world.step()
+    assert world.canary is not None
+    assert world.canary.replicas == 2
+
+
 def test_a_condition_keeps_its_time_until_its_status_changes():
     world = World().run(until=lambda world: world.ready[1] == "CanaryPaused")
     begun = {each.type: each.last_transition_time for each in world.status.conditions}

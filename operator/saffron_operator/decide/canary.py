@@ -46,8 +46,7 @@ def go_on(scene: Scene, rollout: RolloutStatus) -> Step:
     if scene.canary is not None and scene.canary.deleting:
         return _starting(scene, _not_serving(scene, rollout), "an earlier canary is removed")
     weight = scene.settings.steps[rollout.step].weight
-    # A target that lost its last ready pod meanwhile does not end the step.
-    replicas = canary_replicas(max(scene.target.ready, 1), weight, scene.settings.max_extra_replicas)
+    replicas = _replicas(scene, rollout, weight)
     if _is_other(scene, rollout) or weight != rollout.desired_weight:
         # The target's own template or the step changed, or somebody removed the canary: the step starts over.
         rollout = _waiting_anew(scene, rollout).model_copy(update={"desired_weight": weight})
@@ -74,6 +73,20 @@ def _in_force(steps: Sequence[RolloutStep], rollout: RolloutStatus) -> int:
     if rollout.step < len(steps):
         return rollout.step
     return next((number for number, weight in enumerate(weights) if weight > rollout.desired_weight), len(steps))
+
+
+def _replicas(scene: Scene, rollout: RolloutStatus, weight: int) -> int:
+    """Return how many pods the canary has in the step of this weight.
+
+    While the target lacks pods that it should have, a canary that is there does not get smaller: its pods are needed
+    more, and those that the target lost will be back.
+    """
+    target, most = scene.target, scene.settings.max_extra_replicas
+    # A target that lost its last ready pod meanwhile does not end the step.
+    wanted = canary_replicas(max(target.ready, 1), weight, most)
+    if scene.canary is None or target.ready >= target.replicas or weight != rollout.desired_weight:
+        return wanted
+    return max(wanted, min(scene.canary.replicas, most))
 
 
 def _is_other(scene: Scene, rollout: RolloutStatus) -> bool:
