@@ -147,6 +147,14 @@ async def run(
 
 
 def _watch(handlers: kopf.OperatorRegistry, namespaces: tuple[str, ...], stop: threading.Event) -> None:
-    asyncio.run(
-        kopf.operator(registry=handlers, settings=settings(), namespaces=namespaces, standalone=True, stop_flag=stop)
-    )
+    async def until_it_ends() -> None:
+        try:
+            await kopf.operator(
+                registry=handlers, settings=settings(), namespaces=namespaces, standalone=True, stop_flag=stop
+            )
+        finally:
+            # Kopf waits for the flag in a thread of its loop, and the loop's end waits for that thread: an error would
+            # never come out of here.
+            stop.set()
+
+    asyncio.run(until_it_ends())
