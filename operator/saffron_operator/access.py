@@ -10,8 +10,11 @@ from collections.abc import Sequence
 from saffron_operator.client import Cluster
 from saffron_operator.errors import ApiError, RestartError, StartError
 from saffron_operator.triggers import WATCHED
+from saffron_operator.watches import WatchAges
 
 log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 1.0
 
 _FORBIDDEN = 403
 _NOT_FOUND = 404
@@ -50,6 +53,22 @@ async def wait_for_one(cluster: Cluster, namespaces: Sequence[str], *, seconds: 
                 continue
             if problem is None:
                 raise RestartError(f"The namespace {namespace} can be read by now; the next start serves it, too.")
+
+
+async def end_when_lost(ages: WatchAges) -> None:
+    """Return never; look whether a watch is refused that was not when it began.
+
+    Kopf gives up all watches after the ninth refusal of one, and may never come to an end with that.
+
+    Raises:
+        RestartError: One is. The next start leaves its namespace out.
+    """
+    while True:
+        await asyncio.sleep(LOOK_SECONDS)
+        if ages.lost:
+            raise RestartError(
+                f"The API server refuses to watch {', '.join(ages.lost)}; the next start serves the rest."
+            )
 
 
 async def _problem(cluster: Cluster, namespace: str) -> StartError | None:

@@ -124,6 +124,7 @@ class _Parts:
             tasks.create_task(self.queue.run())
             tasks.create_task(self._resync(namespaces))
             tasks.create_task(triggers.run(self._configuration, namespaces, self._ages, self.queue.add))
+            tasks.create_task(access.end_when_lost(self._ages))
             if left_out:
                 tasks.create_task(access.wait_for_one(self._cluster, left_out, seconds=RESYNC_SECONDS))
 

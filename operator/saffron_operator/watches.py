@@ -14,6 +14,11 @@ import aiohttp
 SERVER_TIMEOUT_SECONDS = 60
 """The API server ends each watch after this, and Kopf asks again at once."""
 
+MOST_REFUSALS = 3
+"""In a row, of one watch. An API server that has just started may refuse what it allows a moment later."""
+
+_FORBIDDEN = 403
+
 
 class WatchAges:
     """The time of the last answer to a watch request, by path. Written by Kopf's thread, read by ours."""
@@ -28,6 +33,7 @@ class WatchAges:
         self._clock = clock
         self._seen = dict.fromkeys(expected, clock())
         self._waiting = set(expected)
+        self._refusals: dict[str, int] = {}
 
     def expect(self, paths: Iterable[str]) -> None:
         """Count these paths, and no others, from now."""
@@ -39,6 +45,17 @@ class WatchAges:
         if path in self._seen:
             self._seen[path] = self._clock()
             self._waiting.discard(path)
+            self._refusals.pop(path, None)
+
+    def refused(self, path: str) -> None:
+        """Take note that the API server refused a request to watch this path."""
+        if path in self._seen:
+            self._refusals[path] = self._refusals.get(path, 0) + 1
+
+    @property
+    def lost(self) -> tuple[str, ...]:
+        """The paths whose watches were refused so often in a row that they will not be taken again."""
+        return tuple(path for path, times in dict(self._refusals).items() if times >= MOST_REFUSALS)
 
     def restart(self) -> None:
         """Count from now: the watches are about to begin."""
@@ -68,5 +85,9 @@ class WatchAges:
     async def _on_request_end(
         self, _session: aiohttp.ClientSession, _context: SimpleNamespace, end: aiohttp.TraceRequestEndParams
     ) -> None:
-        if end.url.query.get("watch") == "true" and end.response.ok:
+        if end.url.query.get("watch") != "true":
+            return
+        if end.response.ok:
             self.seen(end.url.path)
+        elif end.response.status == _FORBIDDEN:
+            self.refused(end.url.path)

@@ -10,6 +10,7 @@ from saffron_dev.controlplane import ControlPlane
 from saffron_operator import access
 from saffron_operator.client import Cluster
 from saffron_operator.errors import RestartError
+from saffron_operator.watches import SERVER_TIMEOUT_SECONDS
 
 
 async def test_a_namespace_that_is_gone_keeps_nobody_else_waiting(
@@ -23,6 +24,18 @@ async def test_a_namespace_that_is_gone_keeps_nobody_else_waiting(
         await asyncio.sleep(2)  # the other watches begin
         assert await operator.get("health", "/readyz") == (200, "ok\n")
         assert "/namespaces/gone/" not in (await operator.get("metrics", "/metrics"))[1]
+
+
+async def test_a_namespace_that_is_taken_away_makes_it_start_anew(installed: ControlPlane) -> None:
+    kept, left = setup.create_namespaces(installed, 2)
+    async with operators.process(installed, kept, left) as operator:
+        await operator.logged("msg=leading")
+        await operator.ready()
+        setup.kubectl(installed, "--namespace", left, "delete", "rolebinding", setup.OPERATOR)
+        # Each watch that is open goes on until the server ends it.
+        await operator.logged("the next start serves the rest", SERVER_TIMEOUT_SECONDS + 40)
+        assert await operator.ended() == 1
+        assert [line for line in operator.log if "refuses to watch" in line and kept in line] == []
 
 
 async def test_a_namespace_that_opts_in_later_makes_it_start_anew(installed: ControlPlane) -> None:

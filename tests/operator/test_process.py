@@ -81,6 +81,17 @@ def test_the_age_of_a_watch_counts_from_its_last_answer_and_unknown_paths_are_no
     assert (ages.ages(), ages.complete) == ({"/c": 0.0}, False)
 
 
+def test_a_watch_is_lost_when_it_is_refused_again_and_again() -> None:
+    ages = WatchAges(frozenset({"/a", "/b"}))
+    for path in ("/a", "/b", "/a", "/c", "/c", "/c"):
+        ages.refused(path)
+    ages.seen("/a")
+    assert ages.lost == ()
+    for path in ("/a", "/a", "/b", "/b"):
+        ages.refused(path)
+    assert ages.lost == ("/b",)
+
+
 STATUS = QuantizedModelStatus(
     observed_generation=1,
     candidates=[
