@@ -12,7 +12,31 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-_setup_privateuseone_for_python_backend("elsewhere")  # for all of the process; it computes nothing by itself
+
+class _Nothing:
+    """What torch asks of a kind of device, such as how many there are."""
+
+    def is_initialized(self) -> bool:
+        return True
+
+    def is_available(self) -> bool:
+        return False
+
+    def device_count(self) -> int:
+        return 0
+
+    def current_device(self) -> int:
+        return 0
+
+    def _is_in_bad_fork(self) -> bool:
+        return False
+
+    def manual_seed_all(self, seed: int) -> None:
+        """Draw nothing."""
+
+
+# For all of the process. Torch finds no device of that name and computes nothing with it by itself.
+_setup_privateuseone_for_python_backend("elsewhere", _Nothing())
 DEVICE = torch.device("elsewhere", 0)
 CPU = torch.device("cpu")
 _aten = torch.ops.aten
