@@ -4,12 +4,16 @@ import signal
 import time
 import uuid
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
 from kubernetes import client, config
 from saffron_dev.controlplane import ControlPlane
 from saffron_dev.controlplane import control_plane as start_control_plane
+
+if TYPE_CHECKING:
+    import torch
 
 # What a shell starts in the background ignores Ctrl-C, and so would all that the tests start and end by it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -20,6 +24,16 @@ def control_plane() -> Iterator[ControlPlane]:
     """A real API server with its controllers and scheduler but no node, started when a test first asks for it."""
     with start_control_plane() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def card() -> "torch.device":
+    """A CUDA card; the test is skipped where there is none."""
+    import torch  # noqa: PLC0415 - most tests need no torch, which takes seconds
+
+    if not torch.cuda.is_available():
+        pytest.skip("there is no CUDA card here that torch can use")
+    return torch.device("cuda")
 
 
 @pytest.fixture

@@ -171,9 +171,8 @@ def divergences(stream: ModelStream, original: Tensor, others: Sequence[Tensor])
     rows, device = len(original), stream.device
     p = RunningSoftmax(rows, device)
     qs = [RunningSoftmax(rows, device) for _ in others]
-    weighted = [
-        torch.zeros(rows, dtype=torch.float64, device=device) for _ in others
-    ]  # sum of exp(l_p - top) (l_p - l_q) so far
+    # The sum of exp(l_p - top) (l_p - l_q) so far.
+    weighted = [torch.zeros(rows, dtype=torch.float64, device=device) for _ in others]
     for start in pieces(stream.vocab_size):
         weight = head_piece(stream, start)
         logits_p = logit_piece(stream, original, weight)

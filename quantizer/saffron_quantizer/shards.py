@@ -98,13 +98,15 @@ def _block(
 ) -> QuantizedBlock:
     """Quantize a block, and take the walks past it. What is stored is on the CPU."""
     if walk is None:
-        block = round_block(plan, index, tensors)
-        return replace(block, stored=_on(CPU, block.stored))
+        return _on_cpu(round_block(plan, index, tensors))
     with walk.stream.loaded(index, tensors):
-        block = calibrate_block(plan, index, walk, tensors, original)
-    block = replace(block, stored=_on(CPU, block.stored))
+        block = _on_cpu(calibrate_block(plan, index, walk, tensors, original))
     walk.ranks.require_same(plan.architecture.block(index), partial(_digest, block))
     return block
+
+
+def _on_cpu(block: QuantizedBlock) -> QuantizedBlock:
+    return replace(block, stored=_on(CPU, block.stored))
 
 
 def _on(device: torch.device, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

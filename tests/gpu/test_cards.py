@@ -15,13 +15,6 @@ pytestmark = pytest.mark.gpu
 RECORDED = json.loads((files("saffron_kernels") / "aot.json").read_text(encoding="utf-8"))
 
 
-@pytest.fixture(scope="module")
-def card() -> torch.device:
-    if not torch.cuda.is_available():
-        pytest.skip("there is no CUDA card here that torch can use")
-    return torch.device("cuda")
-
-
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.stem}: {case.name}")
 def test_an_op_on_a_card_gives_what_its_reference_gives(card: torch.device, case: Case):
     if torch.cuda.get_device_capability() < case.capability:

@@ -23,8 +23,7 @@ FIELDS = {
 
 def is_promoted(status: Mapping[str, Any]) -> bool:
     """Whether the target serves what is selected."""
-    ready = setup.condition(status, "Ready")
-    return ready is not None and ready[:2] == ("True", "Promoted")
+    return setup.ready(status) == ("True", "Promoted")
 
 
 def overlaid(served: Object, digest: str) -> dict[str, Any]:

@@ -35,5 +35,5 @@ async def test_a_job_that_the_api_server_refuses_is_told_until_it_is_taken(
         await operator(key)
         status = await setup.status(admin, key)
         assert setup.condition(status, "Stalled") is None
-        assert (setup.condition(status, "Ready") or ("", ""))[1] == "Inspecting"
+        assert setup.ready(status)[1] == "Inspecting"
         assert len(await admin.list_all(JOBS, served)) == 1

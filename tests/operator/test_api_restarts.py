@@ -38,7 +38,7 @@ class End:
 
 def settled(status: Mapping[str, Any]) -> bool:
     """Whether the run is over."""
-    return (setup.condition(status, "Ready") or ("", "", ""))[:2] == ("True", "Promoted")
+    return setup.ready(status) == ("True", "Promoted")
 
 
 async def end(admin: Cluster, key: Key) -> End:

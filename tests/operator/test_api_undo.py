@@ -22,7 +22,7 @@ def documented_patch() -> str:
 
 def has(reason: str) -> Callable[[Mapping[str, Any]], bool]:
     """Whether this is the reason of Ready."""
-    return lambda status: (setup.condition(status, "Ready") or ("", ""))[1] == reason
+    return lambda status: setup.ready(status)[1] == reason
 
 
 @pytest.mark.usefixtures("kubelet")

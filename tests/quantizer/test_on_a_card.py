@@ -24,13 +24,6 @@ SPECS = {
 }
 
 
-@pytest.fixture
-def card() -> torch.device:
-    if not torch.cuda.is_available():
-        pytest.skip("there is no CUDA card here that torch can use")
-    return torch.device("cuda")
-
-
 def drawn(count, least):
     random = torch.Generator().manual_seed(0)
     return [torch.randint(3, 97, (least + number % 9,), generator=random) for number in range(count)]

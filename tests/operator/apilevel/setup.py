@@ -184,6 +184,12 @@ def condition(status: Mapping[str, Any], kind: str) -> tuple[str, str, str] | No
     return None
 
 
+def ready(status: Mapping[str, Any]) -> tuple[str, str]:
+    """Return status and reason of Ready, both empty where it is not there yet."""
+    found = condition(status, "Ready")
+    return ("", "") if found is None else found[:2]
+
+
 async def refused(call: Any) -> str:
     """Return the message with which the API server refuses a call."""
     try:
