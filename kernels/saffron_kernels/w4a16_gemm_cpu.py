@@ -113,7 +113,7 @@ def w4a16_gemm(x: Tensor, weight: W4A16Weight, group_size: int, bias: Tensor | N
         return _gemm_of_written(x, weight.codes, weight.scale, weight.zero, group_size, bias)
     arguments = prepared.arguments[:]
     x = x.contiguous() if M == 1 and kind != AVX512_BF16 else lay_out(x, kind, arguments[_BLOCKS])
-    out = torch.empty((M, arguments[_N]), dtype=key[0])
+    out = x.new_empty(M, arguments[_N], dtype=key[0])
     arguments[_M], arguments[_X], arguments[_OUT] = M, x.data_ptr(), out.data_ptr()
     if bias is not None:
         bias = bias.float().contiguous()
