@@ -30,7 +30,7 @@ from saffron_quantizer.round_linears import (
     gptq_linears,
     rtn_linears,
 )
-from saffron_quantizer.smooth_block import EdgeNote, smooth_block, smoothing_of
+from saffron_quantizer.smooth_block import EdgeNote, SmoothedBlock, smooth_block, smoothing_of
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def calibrate_block(
     block = walk.stream.blocks[index]
     dtypes = {name: tensor.dtype for name, tensor in tensors.items()}
     originals: dict[str, Shelf] = {} if original is None else advance_and_keep(original, index, plan.compared(index))
-    inputs, edges = _smooth(plan, index, walk, tensors)
+    smoothed = _smooth(plan, index, walk, tensors)
     stored: dict[str, Tensor] = {}
     groups: list[tuple[LinearNote, ...]] = []
     calibration = BlockCalibration(walk, index)
@@ -132,40 +132,32 @@ def calibrate_block(
             continue  # ignored, and so are all of its group
         weights = {linear: tensors[plan.weight(index, linear)] for linear in group}
         rounded = _ROUNDINGS[plan.spec.method](
-            _Group(plan, index, weights, dtypes, inputs, originals.pop(group[0], None), walk, calibration)
+            _Group(plan, index, weights, dtypes, smoothed, originals.pop(group[0], None), walk, calibration)
         )
         found = {plan.weight(index, each.note.name): each.quantized for each in rounded}
         put_weights(block, plan, index, {name: each.dequantize() for name, each in found.items()})
         stored |= store(plan, found)
         for name in found:
             del tensors[name]
-        few = calibration.sees_few(group[0])
-        groups.append(tuple(replace(each.note, all_tokens=few) for each in rounded))
+        groups.append(tuple(each.note for each in rounded))
         del rounded, found, weights
         give_back_idle_memory()
     if plan.fixed_scales(index):
         stored |= measure_fixed_scales(plan, index, walk)
     else:
         calibration.advance()
-    return QuantizedBlock(stored | tensors, _notes(groups, edges))
+    return QuantizedBlock(stored | tensors, _notes(groups, smoothed.notes))
 
 
-def _smooth(
-    plan: Plan, index: int, walk: Walk, tensors: dict[str, Tensor]
-) -> tuple[Mapping[str, Tensor], tuple[EdgeNote, ...]]:
-    """Smooth a loaded block and its tensors where the candidate asks for it.
-
-    Returns:
-        For the first linear of each input group what it reads of some tokens, and a note of each edge; both empty
-        where nothing is smoothed.
-    """
+def _smooth(plan: Plan, index: int, walk: Walk, tensors: dict[str, Tensor]) -> SmoothedBlock:
+    """Smooth a loaded block and its tensors where the candidate asks for it."""
     way = smoothing_of(plan.spec)
     if way is None:
-        return {}, ()
+        return SmoothedBlock(tensors)
     smoothed = smooth_block(plan, index, walk, tensors, way=way)
     put_weights(walk.stream.blocks[index], plan, index, smoothed.tensors)
     tensors.update(smoothed.tensors)
-    return smoothed.inputs, smoothed.notes
+    return smoothed
 
 
 def _notes(groups: list[tuple[LinearNote, ...]], edges: tuple[EdgeNote, ...]) -> BlockNotes:
@@ -188,7 +180,7 @@ class _Group:
         index: of the block.
         weights: [R, d] each, by the linear's name inside the block; float32 where they were smoothed.
         dtypes: what the block's weights are stored in, by name.
-        inputs: what the first linear of each input group reads of some tokens, where the block was smoothed.
+        smoothed: the block, where it was smoothed, and what was seen of it then.
         original: what the first linear reads in the original, a batch a place, where that is looked at.
         walk: that stands before the block.
         calibration: its runs over the calibration set.
@@ -198,7 +190,7 @@ class _Group:
     index: int
     weights: Mapping[str, Tensor]
     dtypes: Mapping[str, torch.dtype]
-    inputs: Mapping[str, Tensor]
+    smoothed: SmoothedBlock
     original: Shelf | None
     walk: Walk
     calibration: BlockCalibration
@@ -222,7 +214,8 @@ class _Group:
 def _by_rtn(group: _Group) -> list[RoundedLinear]:
     by_activity = group.plan.spec.scale_search is ScaleSearch.HESSIAN
     squares = group.calibration.squares(group.first) if by_activity else None
-    return _to_nearest(group.plan, group.weights, group.name, group.dtypes[group.name], squares)
+    rounded = _to_nearest(group.plan, group.weights, group.name, group.dtypes[group.name], squares)
+    return _noted(rounded, all_tokens=by_activity and group.calibration.sees_few(group.first))
 
 
 def _by_gptq(group: _Group) -> list[RoundedLinear]:
@@ -232,10 +225,11 @@ def _by_gptq(group: _Group) -> list[RoundedLinear]:
     del gram  # it is as large as H
     spec = group.plan.spec
     try:
-        return gptq_linears(group.weights, H, group.grid, spec.act_order, spec.scale_search, drift=drift)
+        rounded = gptq_linears(group.weights, H, group.grid, spec.act_order, spec.scale_search, drift=drift)
     except UnstableHessianError as error:
         subject = subject_of(group.plan.weight(group.index, group.first))
         raise StageError(Failure(reason=FailureReason.NUMERICALLY_UNSTABLE, subject=subject)) from error
+    return _noted(rounded, all_tokens=group.calibration.sees_few(group.first))
 
 
 def _to_nearest(
@@ -249,13 +243,19 @@ def _to_nearest(
 
 def _by_awq(group: _Group) -> list[RoundedLinear]:
     unclipped = SMOOTHABLE[group.plan.architecture.model_type].unclipped
-    gram = group.walk.ranks.sum(group_gram(group.inputs[group.first], group.grid.group_size))
-    return awq_linears(group.weights, gram, group.grid, unclipped=unclipped)
+    gram = group.walk.ranks.sum(group_gram(group.smoothed.inputs[group.first], group.grid.group_size))
+    rounded = awq_linears(group.weights, gram, group.grid, unclipped=unclipped)
+    return _noted(rounded, all_tokens=group.first in group.smoothed.unsought)
 
 
 def _by_smoothquant(group: _Group) -> list[RoundedLinear]:
-    squares = group.walk.ranks.sum(group.inputs[group.first].float().square_().sum(dim=0))
-    return rtn_linears(group.weights, group.grid, ScaleSearch.MSE, squares=squares)
+    squares = group.walk.ranks.sum(group.smoothed.inputs[group.first].float().square_().sum(dim=0))
+    rounded = rtn_linears(group.weights, group.grid, ScaleSearch.MSE, squares=squares)
+    return _noted(rounded, all_tokens=group.first in group.smoothed.unsought)
+
+
+def _noted(rounded: list[RoundedLinear], *, all_tokens: bool) -> list[RoundedLinear]:
+    return [replace(each, note=replace(each.note, all_tokens=all_tokens)) for each in rounded]
 
 
 _ROUNDINGS: Mapping[Method, Callable[[_Group], list[RoundedLinear]]] = {

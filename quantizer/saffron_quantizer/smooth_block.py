@@ -69,11 +69,13 @@ class SmoothedBlock:
     Attributes:
         tensors: all of its tensors by name; weights that are still to be rounded are float32.
         inputs: for the first linear of each input group what it reads of some tokens, [N, d].
+        unsought: modules of experts that none of these tokens goes to, which were shown all of them.
         notes: of each edge.
     """
 
     tensors: Mapping[str, Tensor]
     inputs: Mapping[str, Tensor] = field(default_factory=dict)
+    unsought: Collection[str] = ()
     notes: tuple[EdgeNote, ...] = ()
 
 
@@ -97,7 +99,7 @@ def smooth_block(plan: Plan, index: int, walk: Walk, tensors: Mapping[str, Tenso
     sample = take_sample(walk)
     edges = _edges(plan, index, walk)
     first = {group[0] for group in plan.groups[index]}
-    calls = _calls(sample, index, edges, first)
+    calls, unsought = _calls(sample, index, edges, first)
     current = dict(tensors)
     dtypes = {name: tensor.dtype for name, tensor in tensors.items()}
     inputs = {name: calls[name].tokens.float() for name in first if name in calls}
@@ -115,7 +117,7 @@ def smooth_block(plan: Plan, index: int, walk: Walk, tensors: Mapping[str, Tenso
         left = found.error / found.identity_error if found.identity_error > 0 else 1.0
         notes.append(EdgeNote(edge.producer, found.exponent, largest, left))
     _check_unchanged(plan, index, sample, tensors, current)
-    return SmoothedBlock(current, inputs, tuple(notes))
+    return SmoothedBlock(current, inputs, unsought, tuple(notes))
 
 
 def _edges(plan: Plan, index: int, walk: Walk) -> list[Edge]:
@@ -129,14 +131,20 @@ def _edges(plan: Plan, index: int, walk: Walk) -> list[Edge]:
     ]
 
 
-def _calls(sample: Sample, index: int, edges: Sequence[Edge], also: Collection[str]) -> dict[str, Call]:
-    """What the modules that a search looks at read and gave; experts that no token goes to are shown all tokens."""
+def _calls(
+    sample: Sample, index: int, edges: Sequence[Edge], also: Collection[str]
+) -> tuple[dict[str, Call], Collection[str]]:
+    """What the modules that a search looks at read and gave; experts that no token goes to are shown all tokens.
+
+    Returns:
+        The calls, and the names of these experts' modules.
+    """
     block = sample.stream.blocks[index]
     needed = {*also, *(edge.parent for edge in edges), *(edge.consumers[0] for edge in edges)}
     calls = record(block, needed, lambda: sample.run(index))
-    mixture = sample.stream.architecture.mixture
+    mixture, unsought = sample.stream.architecture.mixture, set[str]()
     if mixture is None:
-        return calls
+        return calls, unsought
     for edge in edges:
         # A router among the consumers is part of no expert.
         for expert in dict.fromkeys(filter(None, map(mixture.expert_of, edge.consumers))):
@@ -144,7 +152,8 @@ def _calls(sample: Sample, index: int, edges: Sequence[Edge], also: Collection[s
             if lacking and edge.consumers[0] in calls:
                 module, tokens = block.get_submodule(expert), calls[edge.consumers[0]].tokens
                 calls |= record(block, lacking, partial(module, tokens))
-    return calls
+                unsought.update(lacking)
+    return calls, unsought
 
 
 @dataclass(frozen=True)

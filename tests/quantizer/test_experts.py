@@ -16,6 +16,10 @@ from saffron_quantizer.models.experts import unpack
 from saffron_quantizer.models.stream import ModelStream
 
 GPTQ = CandidateSpec(method="GPTQ", scheme="W4A16", group_size=32)
+SEARCHED = [
+    CandidateSpec(method="AWQ", scheme="W4A16", group_size=32),
+    CandidateSpec(method="SmoothQuant", scheme="W8A8"),
+]
 NAMES = {
     "Mixtral": ("block_sparse_moe.experts", ("w1", "w3", "w2"), 4),
     "Qwen3Moe": ("mlp.experts", ("gate_proj", "up_proj", "down_proj"), 6),
@@ -87,6 +91,18 @@ def test_an_expert_that_no_token_is_sent_to_is_calibrated_on_all(tiny_model, tmp
     model = tiny_model("Qwen3Moe", num_experts=24)
     result = checkpoint_of(model, GPTQ, tmp_path / "out", sequences(1, 12))
     assert result.modules == 2 * (4 + 3 * 24)
+
+
+@pytest.mark.parametrize("spec", SEARCHED, ids=lambda spec: spec.method)
+def test_experts_that_a_search_shows_all_tokens_are_counted_and_no_others(tiny_model, tmp_path, spec):
+    """Each of 12 tokens goes to two of 24 experts, which are searched for with what they are sent, however little."""
+    model = tiny_model("Qwen3Moe", num_experts=24)
+    given = sequences(1, 12)
+    checkpoint_of(model, spec, tmp_path / "out", given)
+    _, chosen = routed(ModelStream.open(model, dtype=torch.float32), given, 0, "mlp.experts")
+    counted = [layer["all_token_experts"] for layer in read_manifest(tmp_path / "out")["layers"]]
+    assert counted[0] == 24 - len(chosen.unique())
+    assert 0 < counted[1] <= 24 - 2
 
 
 def test_a_block_without_experts_has_its_mlp_quantized(tiny_model, tmp_path):

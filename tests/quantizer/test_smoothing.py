@@ -336,6 +336,8 @@ def test_an_expert_that_no_token_goes_to_is_shown_all_tokens(tiny_model, name, e
     # With two experts a token and 80 tokens some of the 48 are never chosen, and none is chosen by all.
     assert (len(firsts), 2 <= read.count(tokens) < 48) == (2 * 48, True)
     assert 0 < min(read) < tokens
+    unsought = {first for first, number in zip(firsts, read, strict=True) if number == tokens}
+    assert unsought == {name for name in result.unsought if name in firsts}
 
 
 @pytest.mark.parametrize("way", WAYS)
