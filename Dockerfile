@@ -67,6 +67,18 @@ COPY --from=requirements /quantizer.txt /opt/saffron/requirements.txt
 RUN --mount=type=bind,from=build,source=/uv,target=/uv \
     /uv/bin/uv pip install --require-hashes --no-deps -r /opt/saffron/requirements.txt
 
+# What Triton would compile on a machine with a card before its first kernel, by a compiler that is in no image. Python's
+# headers are Debian's own where its Python is.
+FROM torch AS triton-driver
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && include=$(python -c 'import sysconfig; print(sysconfig.get_paths()["include"])') \
+    && { test -e "$include/Python.h" || apt-get install --yes --no-install-recommends python3-dev; } \
+    && rm -rf /var/lib/apt/lists/*
+COPY --from=wheels /wheels/saffron_kernels-*.whl /wheels/
+RUN --mount=type=bind,from=build,source=/uv,target=/uv \
+    /uv/bin/uv pip install --offline --no-deps /wheels/*.whl \
+    && python -m saffron_kernels.triton_driver /triton-driver
+
 FROM torch AS quantizer
 COPY --from=wheels /wheels/saffron_api-*.whl /wheels/saffron_kernels-*.whl /wheels/saffron_quantizer-*.whl /opt/saffron/wheels/
 # Loops are compiled here, too, for the processors that a Job may meet, since each Job's pod begins with an empty /tmp.
@@ -74,9 +86,14 @@ COPY --from=wheels /wheels/saffron_api-*.whl /wheels/saffron_kernels-*.whl /whee
 RUN --mount=type=bind,from=build,source=/uv,target=/uv \
     /uv/bin/uv pip install --offline --no-deps /opt/saffron/wheels/*.whl \
     && python -m saffron_kernels.precompile
+COPY --from=triton-driver /triton-driver /opt/saffron/triton-driver
+RUN ln -s /opt/saffron/triton-driver "$(python -c 'from saffron_kernels.triton_driver import PRECOMPILED as p; print(p)')"
 USER 65532:65532
 # Threads that spin while they wait would take the cores from the model that is served on the same node.
 ENV USER=saffron OMP_WAIT_POLICY=PASSIVE NUMBA_CACHE_DIR=/tmp/numba
+# CUDA's libraries are in the layer below, the card's driver is the node's: NVIDIA's container toolkit mounts what of it
+# is named here, and some clusters mount all of it there and leave it to the image to look.
+ENV NVIDIA_DRIVER_CAPABILITIES=compute,utility LD_LIBRARY_PATH=/usr/local/nvidia/lib64
 CMD ["saffron", "--help"]
 
 FROM torch AS engine
