@@ -29,16 +29,14 @@ class ActivationMemory:
     Attributes:
         slabs: where what is kept in memory lies.
         used: bytes of the budget that are taken.
-        device: where tensors come out.
     """
 
-    def __init__(self, budget: int | None = None, folder: Path | None = None, *, device: torch.device = CPU) -> None:
+    def __init__(self, budget: int | None = None, folder: Path | None = None) -> None:
         """Begin with nothing kept.
 
         Args:
             budget: bytes; None for no bound.
             folder: where files are made; needed with a budget.
-            device: where tensors are computed with. What is kept lies in the system's memory whatever that is.
 
         Raises:
             ValueError: a budget without a folder.
@@ -47,13 +45,12 @@ class ActivationMemory:
             raise ValueError("activations beyond a budget need a folder")
         self._budget = budget
         self._folder = folder
-        self.device = device
         self.slabs = Slabs()
         self.used = 0
 
-    def shelf(self, slots: int) -> "Shelf":
-        """Room for so many tensors, empty at first."""
-        return Shelf(self, slots)
+    def shelf(self, slots: int, device: torch.device = CPU) -> "Shelf":
+        """Room for so many tensors, empty at first, that come out on a device; they lie in the system's memory."""
+        return Shelf(self, slots, device)
 
     def take(self, count: int) -> bool:
         """Take bytes of the budget, if it has so many left."""
@@ -76,8 +73,9 @@ class ActivationMemory:
 class Shelf:
     """A fixed number of tensors, each in memory or in a file. What is put in a place comes out with the same bits."""
 
-    def __init__(self, memory: ActivationMemory, slots: int) -> None:
+    def __init__(self, memory: ActivationMemory, slots: int, device: torch.device) -> None:
         self._memory = memory
+        self._device = device
         self._slots: list[Tensor | _Place | None] = [None] * slots
         self._file: _File | None = None
         self._slab = torch.empty(0, dtype=torch.uint8)  # what is left of the last one
@@ -96,7 +94,7 @@ class Shelf:
         if kept is None:
             raise LookupError(f"nothing was put in place {number}")
         tensor = kept if isinstance(kept, Tensor) else self._filed().read(kept)
-        return tensor.to(self._memory.device)
+        return tensor.to(self._device)
 
     def __setitem__(self, number: int, tensor: Tensor) -> None:
         """Put a tensor in a place, instead of what is there.

@@ -39,12 +39,11 @@ class BlockCalibration:
         self._experts: ExpertCalibration | None = None
         self._of_all: Gram | None = None
         self._batch = 0
-        count = len(walk.batches)
-        self._inputs = {sublayer.module: walk.memory.shelf(count) for sublayer in self._sublayers}  # of its last linear
-        self._outputs = {part: walk.memory.shelf(count) for part, _ in self._block.named_children()}
+        self._inputs = {sublayer.module: walk.shelf() for sublayer in self._sublayers}  # of its last linear
+        self._outputs = {part: walk.shelf() for part, _ in self._block.named_children()}
         self._pairs: set[str] = set()  # parts whose output is a pair of a tensor and None
         self._readers = walk.readers(index)
-        self._unread: list[set[str]] = [set() for _ in range(count)]  # of each batch the parts whose output is dropped
+        self._unread: list[set[str]] = [set() for _ in walk.batches]  # of each batch the parts whose output is dropped
 
     def sees_few(self, linear: str) -> bool:
         """Whether a linear is one of an expert that is calibrated on all tokens, since it is sent so few."""

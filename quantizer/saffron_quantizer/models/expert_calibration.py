@@ -38,9 +38,8 @@ class ExpertCalibration:
         self._mixture = mixture
         self._ranks = walk.ranks
         experts = block.get_submodule(mixture.experts)
-        count = len(walk.batches)
-        self._hidden = walk.memory.shelf(count)  # [tokens, hidden] a batch
-        self._chosen = walk.memory.shelf(count)  # [tokens, k] a batch, the experts of each token
+        self._hidden = walk.shelf()  # [tokens, hidden] a batch
+        self._chosen = walk.shelf()  # [tokens, k] a batch, the experts of each token
         seen = torch.zeros(len(list(experts.children())), dtype=torch.int64)
         for number, batch in enumerate(walk.batches):
             hidden, chosen, _ = first_call(experts, lambda number=number: run(number))  # type: ignore[misc]

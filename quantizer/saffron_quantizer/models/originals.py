@@ -23,7 +23,7 @@ def advance_and_keep(walk: Walk, index: int, linears: Collection[str]) -> dict[s
         For each linear what it reads, [rows, padded length, d] a batch.
     """
     block = walk.stream.blocks[index]
-    kept = {linear: walk.memory.shelf(len(walk.batches)) for linear in linears}
+    kept = {linear: walk.shelf() for linear in linears}
     for number in range(len(walk.batches)):
         with ExitStack() as stack:
             for linear, shelf in kept.items():

@@ -39,9 +39,13 @@ class Walk:
     ranks: Ranks
     tokens: int
 
+    def shelf(self) -> Shelf:
+        """Room for a tensor of each batch, which comes out where the model computes."""
+        return self.memory.shelf(len(self.batches), self.stream.device)
+
     def fork(self) -> "Walk":
         """Another walk that stands where this one does, and goes on by itself."""
-        states = self.memory.shelf(len(self.states))
+        states = self.shelf()
         for number, state in enumerate(self.states):
             states[number] = state
         return replace(self, states=states)
@@ -143,12 +147,15 @@ class ModelStream:
 
     @torch.no_grad()
     def final(self, walk: Walk) -> list[Tensor]:
-        """The hidden states after what follows the last block, [T, hidden] for each sequence of a walk past it."""
+        """The hidden states after what follows the last block, [T, hidden] for each sequence of a walk past it.
+
+        They lie in the system's memory, as all that is kept does: a card need not have room for those of all sequences.
+        """
         final: list[Tensor] = [torch.empty(0)] * sum(len(batch.positions) for batch in walk.batches)
         with self._skeleton.ending() as ending:
             for batch, state in zip(walk.batches, walk.states, strict=True):
                 for row, (position, length) in enumerate(zip(batch.positions, batch.lengths, strict=True)):
-                    final[position] = ending(state[row, :length])
+                    final[position] = ending(state[row, :length]).to(CPU)
         return final
 
     @torch.no_grad()
@@ -189,8 +196,8 @@ class ModelStream:
         """
         self._skeleton.require_positions(max(len(sequence) for sequence in sequences))
         batches = make_batches(ranks.share(sequences), limits=self._skeleton.length_limits)
-        kept = memory or ActivationMemory(device=self.device)
-        states = kept.shelf(len(batches))
+        kept = memory or ActivationMemory()
+        states = kept.shelf(len(batches), self.device)
         with self._skeleton.embedding(batch.tokens for batch in batches) as embedding:
             for number, batch in enumerate(batches):
                 self._remember_inputs(embedding, batch)
