@@ -58,11 +58,13 @@ class FailureReason(StrEnum):
     INPUT_CHANGED = "InputChanged"
     OUT_OF_MEMORY = "OutOfMemory"
     MEMORY_TOO_SMALL = "MemoryTooSmall"
+    GPU_OUT_OF_MEMORY = "GpuOutOfMemory"
     FIGURES_NOT_FINITE = "FiguresNotFinite"
     ARCHITECTURE_UNSUPPORTED = "ArchitectureUnsupported"
     SHAPE_UNSUPPORTED = "ShapeUnsupported"
     ROWS_UNSUPPORTED = "RowsUnsupported"
     CARDS_UNSUPPORTED = "CardsUnsupported"
+    GPU_UNUSABLE = "GpuUnusable"
     NUMERICALLY_UNSTABLE = "NumericallyUnstable"
     RANGE_EMPTY = "RangeEmpty"
     SMOOTHING_INEXACT = "SmoothingInexact"
@@ -167,6 +169,11 @@ FAILURES: dict[FailureReason, _Entry] = {
         "{subject} needs about {need} bytes of memory and {have} are free; raise resources.limits.memory in spec.job "
         "for it.",
     ),
+    FailureReason.GPU_OUT_OF_MEMORY: _Entry(
+        ExitCode.TOO_LITTLE_MEMORY,
+        "The GPU ran out of memory; use one with more, or compute on the CPU: leave nvidia.com/gpu out of the limits "
+        "in spec.job, or say --device cpu.",
+    ),
     FailureReason.FIGURES_NOT_FINITE: _Entry(
         ExitCode.UNSUPPORTED,
         "The candidate's {subject} is not a finite number: its weights or activations overflow; use another method "
@@ -187,6 +194,11 @@ FAILURES: dict[FailureReason, _Entry] = {
         ExitCode.UNSUPPORTED,
         "{need} cards can't serve the candidate together: at most {have} can share its linears in whole groups and "
         "heads; choose a smaller group size, another scheme or fewer cards.",
+    ),
+    FailureReason.GPU_UNUSABLE: _Entry(
+        ExitCode.UNSUPPORTED,
+        "There is no GPU here that can be used ({subject}); check the node's driver and the pod's runtimeClassName, or "
+        "compute on the CPU: leave nvidia.com/gpu out of the limits in spec.job, or say --device cpu.",
     ),
     FailureReason.NUMERICALLY_UNSTABLE: _Entry(
         ExitCode.UNSUPPORTED,

@@ -155,7 +155,7 @@ def _open(
     if run.ranks.is_first:
         require_room(target, spill, need, budget)
         open_partial(target, fingerprint, work=work)
-    return ActivationMemory(budget, spill, device=run.stream.device)
+    return ActivationMemory(budget, spill)
 
 
 def _make(

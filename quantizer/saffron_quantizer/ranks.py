@@ -5,6 +5,8 @@ it. What they tell each other is numbers and JSON, never pickles.
 """
 
 import json
+import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +21,9 @@ from torch import Tensor
 
 from saffron_api.failures import OTHER_RANKS, Failure, FailureReason, StageError, subject_of
 from saffron_quantizer.atomic import PRIVATE_FILE, write_file
+from saffron_quantizer.models.compute import CPU
+
+_log = logging.getLogger(__name__)
 
 _TO_MEET = timedelta(minutes=15)
 """How long one waits for the others to start: a pod may have to pull its image, but one that failed never comes."""
@@ -95,8 +100,9 @@ class Ranks:
 
     def _reduce(self, tensor: Tensor, operation: Any) -> Tensor:  # noqa: ANN401 torch's type is private
         if self.size > 1:
+            # A sum that is not asynchronous is waited for by the card alone, and who lost the others is never told.
             with _told():
-                dist.all_reduce(tensor, operation)
+                dist.all_reduce(tensor, operation, async_op=True).wait()
         return tensor
 
     def _broadcast(self, tensor: Tensor) -> Tensor:
@@ -115,11 +121,15 @@ def _told() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        # It is about addresses and devices: tensors are added up, and no text is sent.
+        _log.error("The other processes can't be reached: %s", error)
         raise _lost() from error
 
 
 @contextmanager
-def joined(environment: Mapping[str, str], meeting: Path | None = None) -> Iterator[Ranks]:
+def joined(
+    environment: Mapping[str, str], meeting: Path | None = None, *, device: torch.device = CPU
+) -> Iterator[Ranks]:
     """The processes that the environment tells of, for as long as the context lasts.
 
     It is that of torchrun (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT). In a Kubernetes Job with completionMode Indexed
@@ -129,6 +139,7 @@ def joined(environment: Mapping[str, str], meeting: Path | None = None) -> Itera
     Args:
         environment: variables.
         meeting: that folder; it exists.
+        device: what this process computes on.
 
     Raises:
         StageError: `SPEC_INVALID` if a variable is missing or wrong, `INPUT_OUTPUT` if the others don't come.
@@ -139,15 +150,23 @@ def joined(environment: Mapping[str, str], meeting: Path | None = None) -> Itera
         return
     name = "RANK" if "RANK" in environment else "JOB_COMPLETION_INDEX"
     ranks = Ranks(_number(environment, name, default=None, most=size - 1), size)
-    # NCCL where there are GPUs, for what lies on them; gloo for what lies in memory.
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     with _told():
         store = _meet(ranks, environment, meeting)
-        dist.init_process_group(backend, store=store, timeout=_PATIENCE, rank=ranks.rank, world_size=size)
+        dist.init_process_group(_backend(device), store=store, timeout=_PATIENCE, rank=ranks.rank, world_size=size)
     try:
         yield ranks
     finally:
         dist.destroy_process_group()
+
+
+def _backend(device: torch.device) -> str:
+    """What adds up: NCCL what lies on a card, gloo what lies in memory."""
+    if device.type != "cuda":
+        return "gloo"
+    # By default a thread of torch's ends the process, without a word of ours, once another is lost or late. So it is
+    # the caller who waits for NCCL, and is told by an exception.
+    os.environ["TORCH_NCCL_BLOCKING_WAIT"] = "1"
+    return "cpu:gloo,cuda:nccl"
 
 
 def _meet(ranks: Ranks, environment: Mapping[str, str], meeting: Path | None) -> Any:  # noqa: ANN401 torch's type is private

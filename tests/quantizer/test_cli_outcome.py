@@ -1,4 +1,7 @@
-"""What an error means and how it is told: every error here is a real one, raised by what raises it in use."""
+"""What an error means and how it is told: every error here is a real one, raised by what raises it in use.
+
+But those of a card are torch's words, raised here.
+"""
 
 import json
 import resource
@@ -28,6 +31,14 @@ def fill_a_full_device():
     Path("/dev/full").write_text("x" * 100_000)
 
 
+def card_is_full():
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 1 GiB")
+
+
+def library_of_a_card_gets_no_memory():
+    raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+
+
 def divide():
     json.loads("1") / 0
 
@@ -41,6 +52,8 @@ MEANT = {
     "Python gets no memory": (allocate_with_python, FailureReason.OUT_OF_MEMORY, None),
     "a file is missing": (read_what_is_missing, FailureReason.INPUT_OUTPUT, "/no/such/file"),
     "a device is full": (fill_a_full_device, FailureReason.STORAGE_FULL, "."),
+    "a card gives no memory": (card_is_full, FailureReason.GPU_OUT_OF_MEMORY, None),
+    "a card gives its library none": (library_of_a_card_gets_no_memory, FailureReason.GPU_OUT_OF_MEMORY, None),
     "a bug": (divide, FailureReason.INTERNAL, "ZeroDivisionError"),
     "a known failure": (known, FailureReason.MODEL_MISSING, "/m"),
 }

@@ -207,7 +207,11 @@ def test_the_command_takes_prompts_of_all_kinds_and_prints_a_line_of_json_for_ea
 FAILS = {
     "no folder": (["--model", "/no/model", "--prompt", "a"], 12, "There is no model at /no/model"),
     "no prompt": (["--model", "/no/model"], 2, "one of --prompt and --prompts is needed"),
-    "a GPU where there is none": (["--model", "m", "--prompt", "a", "--device", "cuda"], 2, "torch finds no GPU here"),
+    "a GPU where there is none": (
+        ["--model", "m", "--prompt", "a", "--device", "cuda"],
+        16,
+        "There is no GPU here that can be used (no-GPU-found)",
+    ),
     "a temperature below 0": (["--model", "m", "--temperature", "-1"], 2, "'-1' is not a number from 0"),
 }
 

@@ -7,6 +7,7 @@ from saffron_api.candidate import CandidateSpec
 from saffron_quantizer.checkpoint.manifest import read_manifest
 from saffron_quantizer.data.sequences import TokenSequence
 from saffron_quantizer.destination import OwnFolder
+from saffron_quantizer.device import device_named
 from saffron_quantizer.evaluation.evaluate import EvaluateRequest, evaluate
 from saffron_quantizer.evaluation.window import limit_scored
 from saffron_quantizer.progress import ignore
@@ -33,6 +34,11 @@ def errors(folder):
     """The relative error of each linear's output, where its method knows it."""
     told = [linear["relative_error"] for layer in read_manifest(folder)["layers"] for linear in layer["linears"]]
     return [error for error in told if error is not None]
+
+
+@pytest.mark.usefixtures("card")
+def test_the_first_card_is_ready_once_it_is_asked_for():
+    assert device_named("cuda", {}) == torch.device("cuda", 0)
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)

@@ -1,6 +1,7 @@
 """Processes that quantize together make the checkpoint that one makes alone."""
 
 import json
+import os
 import socket
 from datetime import timedelta
 from pathlib import Path
@@ -148,6 +149,44 @@ def test_one_process_shares_nothing_and_asks_nobody():
     assert ALONE.sum(tensor) is tensor
     assert ALONE.from_first(lambda: {"a": 1}) == {"a": 1}
     ALONE.require_same("it", pytest.fail)
+
+
+BACKENDS = {"the CPU": ("cpu", "gloo", None), "a card": ("cuda", "cpu:gloo,cuda:nccl", "1")}
+
+
+@pytest.mark.parametrize(("device", "backend", "waits"), BACKENDS.values(), ids=BACKENDS)
+def test_sums_are_added_up_for(device, backend, waits, monkeypatch):
+    begun = []
+    monkeypatch.delenv("TORCH_NCCL_BLOCKING_WAIT", raising=False)
+    monkeypatch.setattr("torch.distributed.init_process_group", lambda backend, **_: begun.append(backend))
+    monkeypatch.setattr("torch.distributed.destroy_process_group", lambda: None)
+    monkeypatch.setattr("saffron_quantizer.ranks._meet", lambda *_: None)
+    # A card that is there and not asked for is left alone.
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    with joined({"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "a"}, device=torch.device(device)):
+        assert (begun, os.environ.get("TORCH_NCCL_BLOCKING_WAIT")) == ([backend], waits)
+    monkeypatch.delenv("TORCH_NCCL_BLOCKING_WAIT", raising=False)
+
+
+class Lost:
+    """A sum that another process left before it was done."""
+
+    def wait(self):
+        raise RuntimeError("NCCL error: remote process exited or there was a network error")
+
+
+def test_a_rank_that_loses_the_others_in_a_sum_is_told_and_its_log_says_how(monkeypatch, caplog):
+    # On a card only who waits is told, and what is not asynchronous is waited for by the card.
+    monkeypatch.setattr("torch.distributed.all_reduce", lambda *_, async_op: Lost() if async_op else None)
+    with pytest.raises(StageError) as caught:
+        Ranks(0, 2).sum(torch.ones(3))
+    assert (caught.value.failure.reason, caught.value.failure.subject) == (
+        FailureReason.INPUT_OUTPUT,
+        "the-other-ranks",
+    )
+    assert caplog.messages == [
+        "The other processes can't be reached: NCCL error: remote process exited or there was a network error"
+    ]
 
 
 ENVIRONMENTS = {

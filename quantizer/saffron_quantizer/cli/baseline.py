@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saffron_api.results import BaselineResult, Stage
-from saffron_quantizer.cli.options import add_device, add_gate_set, add_original, add_output, device_of, unchanged
+from saffron_quantizer.cli.options import (
+    add_device,
+    add_gate_set,
+    add_original,
+    add_output,
+    device_of,
+    require_device,
+    unchanged,
+)
 from saffron_quantizer.cli.outcome import run_stage
 from saffron_quantizer.cli.progress import shown_progress
 from saffron_quantizer.cli.subcommand import add_command
@@ -43,15 +51,15 @@ def add_to(commands: "Commands") -> None:
 
 
 def _work(arguments: argparse.Namespace) -> Outcome:
+    require_device(arguments)
     with unchanged(arguments.model, arguments) as digest, shown_progress(sys.stderr) as progress:
         # Torch takes seconds that --help need not wait for.
         from saffron_quantizer.evaluation.baseline import BaselineRequest, baseline  # noqa: PLC0415
         from saffron_quantizer.evaluation.window import load_gate_set  # noqa: PLC0415
 
         sequences = load_gate_set(arguments.data, arguments.model, max_tokens=arguments.max_tokens)
-        device = device_of(arguments, otherwise="cpu")
         request = BaselineRequest(digest(), sequences)
-        result = baseline(arguments.model, request, arguments.out, progress, device=device)
+        result = baseline(arguments.model, request, arguments.out, progress, device=device_of(arguments))
     return Outcome(result, _text(result))
 
 

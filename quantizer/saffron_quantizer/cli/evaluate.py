@@ -19,6 +19,7 @@ from saffron_quantizer.cli.options import (
     device_of,
     engine_url,
     level,
+    require_device,
     unchanged,
 )
 from saffron_quantizer.cli.outcome import run_stage
@@ -122,6 +123,7 @@ def _work(arguments: argparse.Namespace) -> Outcome:
         arguments.refuse("--tasks are done here, not by the engine of --engine-url")
     if arguments.tasks is not None and importlib.util.find_spec("lm_eval") is None:
         arguments.refuse("--tasks needs lm-evaluation-harness: install saffron-quantizer[tasks]")
+    require_device(arguments)
     confidence = arguments.confidence or (_CONFIDENCE if gates is None else gates.confidence)
     report = _report(arguments, confidence)
     if gates is not None:
@@ -155,6 +157,6 @@ def _report(arguments: argparse.Namespace, confidence: float) -> Report:
             confidence=confidence,
             engine=engine,
             tasks=arguments.tasks,
-            device=device_of(arguments, otherwise="cpu"),
+            device=device_of(arguments),
         )
         return evaluate(request, finished, progress)

@@ -124,9 +124,6 @@ def _run(arguments: argparse.Namespace) -> int:
             _tell(f"prompt {number} of {len(prompts)}, {len(prompt)} tokens")
         try:
             completion = complete(model, tokenizer, prompt, sampling, _ignore if arguments.json else _print)
-        except NotImplementedError as error:
-            # A kernel says what this device lacks, such as FP8.
-            arguments.refuse(f"--device {device.type}: {error}")
         except KeyboardInterrupt:
             print(end="" if arguments.json else "\n", flush=True)
             raise

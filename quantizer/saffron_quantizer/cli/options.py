@@ -1,6 +1,7 @@
 """Options that subcommands share, and how their values are read: each refusal says what is allowed."""
 
 import argparse
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -198,14 +199,25 @@ def add_device(parser: argparse.ArgumentParser, *, otherwise: str) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), help=f"what computes (default: {otherwise})")
 
 
-def device_of(arguments: argparse.Namespace, *, otherwise: str) -> "torch.device":
-    """The device that `add_device` asked for; one that is not there is refused."""
-    import torch  # noqa: PLC0415 not for --help
+def require_device(arguments: argparse.Namespace) -> None:
+    """Refuse a card that can't be used before anything is read; without one asked for, torch is not imported.
 
-    asked: str = arguments.device or otherwise
-    if asked == "cuda" and not torch.cuda.is_available():
-        arguments.refuse("--device cuda: torch finds no GPU here")
-    return torch.device(asked)
+    Raises:
+        StageError: `GPU_UNUSABLE`.
+    """
+    if arguments.device == "cuda":
+        device_of(arguments)
+
+
+def device_of(arguments: argparse.Namespace, *, otherwise: str = "cpu") -> "torch.device":
+    """The device that `add_device` asked for, ready to compute.
+
+    Raises:
+        StageError: `GPU_UNUSABLE`.
+    """
+    from saffron_quantizer.device import device_named  # noqa: PLC0415 not for --help
+
+    return device_named(arguments.device or otherwise, os.environ)
 
 
 def add_gate_set(parser: argparse.ArgumentParser) -> None:

@@ -17,6 +17,8 @@ from saffron_quantizer.atomic import is_full, storage_full
 _TERMINATED = 128 + signal.SIGTERM
 _ALLOCATION_FAILED = ("can't allocate memory", "not enough memory")
 """What torch says in a RuntimeError when the system gives it no memory."""
+_CARD_IS_FULL = ("CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""What it says when a card gives it none."""
 
 
 class Told(Protocol):
@@ -77,6 +79,8 @@ def failure_of(error: Exception) -> Failure:
         return error.failure
     if isinstance(error, MemoryError) or any(words in str(error) for words in _ALLOCATION_FAILED):
         return Failure(reason=FailureReason.OUT_OF_MEMORY)
+    if any(words in str(error) for words in _CARD_IS_FULL):
+        return Failure(reason=FailureReason.GPU_OUT_OF_MEMORY)
     if isinstance(error, OSError) and is_full(error):
         return storage_full(Path(error.filename or "."), need=None).failure
     if isinstance(error, OSError):

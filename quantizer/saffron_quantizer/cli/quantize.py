@@ -20,6 +20,7 @@ from saffron_quantizer.cli.options import (
     gates_file,
     gates_json,
     quantity_of_bytes,
+    require_device,
     unchanged,
     whole_number,
 )
@@ -132,6 +133,7 @@ def _work(arguments: argparse.Namespace) -> Outcome:
             arguments.refuse(f"{option} is needed by {' '.join(command_line(spec))}")
         if spec.escalate is None and value is not None:
             arguments.refuse(f"{option} is of use only with --escalate-max-bytes-ratio")
+    require_device(arguments)
     from saffron_quantizer.atomic import private_folder  # noqa: PLC0415 - not for --help, as all below
     from saffron_quantizer.memory import keep_memory_small  # noqa: PLC0415
 
@@ -168,7 +170,8 @@ def _made(arguments: argparse.Namespace, spec: CandidateSpec, destination: Desti
         finished = reported(destination, arguments.work, lambda: request().told())
         if finished is not None:
             return finished
-        with joined(os.environ, arguments.work) as ranks:
+        device = device_of(arguments)
+        with joined(os.environ, arguments.work, device=device) as ranks:
             return quantize(
                 request(),
                 destination,
@@ -176,7 +179,7 @@ def _made(arguments: argparse.Namespace, spec: CandidateSpec, destination: Desti
                 work=arguments.work,
                 activation_memory=arguments.activation_memory,
                 ranks=ranks,
-                device=device_of(arguments, otherwise="cpu"),
+                device=device,
             )
 
 

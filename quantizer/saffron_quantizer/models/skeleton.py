@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from saffron_api.candidate import KvCache
 from saffron_api.failures import Failure, FailureReason, StageError, subject_of
 from saffron_kernels.nn import Fp8Linear, Int8Linear, RmsNorm, StaticFp8Linear
+from saffron_quantizer.device import require_fp8
 from saffron_quantizer.models.compute import CPU
 from saffron_quantizer.models.experts import unpack
 from saffron_quantizer.models.kv_cache import Fp8KvCache
@@ -84,7 +85,8 @@ class Skeleton:
 
         Raises:
             StageError: `ARCHITECTURE_UNSUPPORTED` if no row of our table fits config.json; `MODEL_MALFORMED` if
-                transformers can't make sense of it or a tensor has another shape; `MODEL_INCOMPLETE` if one is missing.
+                transformers can't make sense of it or a tensor has another shape; `MODEL_INCOMPLETE` if one is missing;
+                `GPU_UNUSABLE` if it computes with FP8 numbers and the card can't.
         """
         self.architecture = architecture_of(source)
         self.dtype = dtype
@@ -239,6 +241,8 @@ class Skeleton:
         for name, module in list(block.named_modules()):
             precision = self._source.precision(f"{prefix}.{name}.weight") if isinstance(module, nn.Linear) else None
             if precision is not None and precision.activations in ROUNDING_LINEARS:
+                if precision.is_floating:
+                    require_fp8(self.device)
                 _replace(block, name, ROUNDING_LINEARS[precision.activations])
 
     def _load(self, module: nn.Module, prefix: str, read: Callable[[str], Tensor], device: torch.device) -> nn.Module:
