@@ -24,7 +24,7 @@ from saffron_quantizer.evaluation.distributions import Distributions, original_d
 from saffron_quantizer.evaluation.divergence import Scored
 from saffron_quantizer.evaluation.figures import perplexity
 from saffron_quantizer.evaluation.hidden import ScoredHidden, scored_hidden, storage_dtype
-from saffron_quantizer.models.compute import CPU
+from saffron_quantizer.models.compute import CPU, name_of
 from saffron_quantizer.models.stream import ModelStream
 from saffron_quantizer.progress import ProgressSink
 
@@ -41,10 +41,12 @@ class Baseline:
     Attributes:
         states: [N, hidden], its final hidden states before the scored tokens, in `storage_dtype`.
         distributions: its own at the scored tokens.
+        device: what computed them, as `name_of` has it.
     """
 
     states: Tensor
     distributions: Distributions
+    device: str
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ def baseline(
     write_tensors(out / _FILE, {_HIDDEN: hidden.states, **found.tensors}, mode=PRIVATE_FILE)
     nll = found.nll.numpy()
     result = BaselineResult(perplexity=perplexity(nll, np.ones(len(nll))), scored_tokens=len(nll))
-    finish(out, settings=request.settings, result=result, notes={"dtype": str(hidden.states.dtype)})
+    notes = {"dtype": str(hidden.states.dtype), "device": name_of(stream.device)}
+    finish(out, settings=request.settings, result=result, notes=notes)
     return result
 
 
@@ -124,10 +127,11 @@ def read_baseline(folder: Path, request: BaselineRequest) -> Baseline:
     """
     manifest = read_manifest(folder)
     made_with = None if manifest is None else manifest.get("settings", {})
-    if made_with != request.settings:
+    if manifest is None or made_with != request.settings:
         raise _refused(folder, _why_refused(made_with))
     tensors = {name: read_entry(entry) for name, entry in read_header(folder / _FILE).items()}
-    return Baseline(tensors[_HIDDEN], Distributions.of_tensors(tensors))
+    # Before it was noted, the CPU had computed it.
+    return Baseline(tensors[_HIDDEN], Distributions.of_tensors(tensors), manifest.get("device", CPU.type))
 
 
 def _why_refused(made_with: Mapping[str, Any] | None) -> str:

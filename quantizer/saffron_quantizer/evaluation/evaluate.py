@@ -20,7 +20,7 @@ from saffron_quantizer.checkpoint.reader import CheckpointReader
 from saffron_quantizer.data.sequences import TokenSequence, sequences_digest
 from saffron_quantizer.data.tokenizer import Tokenizer
 from saffron_quantizer.engine_address import Engine
-from saffron_quantizer.evaluation.baseline import BaselineRequest, original_hidden, read_baseline
+from saffron_quantizer.evaluation.baseline import Baseline, BaselineRequest, original_hidden, read_baseline
 from saffron_quantizer.evaluation.bootstrap import SEED, resamples_for
 from saffron_quantizer.evaluation.distributions import (
     comparable,
@@ -165,12 +165,9 @@ def _settings(request: EvaluateRequest, manifest: Any) -> Settings:  # noqa: ANN
 
 def _measure(request: EvaluateRequest, stream: ModelStream, progress: ProgressSink) -> tuple[TokenFigures, Timings]:
     begun = time.monotonic()
-    base = None
-    if request.baseline is None:
-        original = Scored(stream, original_hidden(stream, request.sequences, progress).states)
-    else:
-        base = read_baseline(request.baseline, BaselineRequest(request.model_digest, request.sequences))
-        original = Scored(stream, base.states)
+    base = _baseline(request, stream)
+    states = base.states if base is not None else original_hidden(stream, request.sequences, progress).states
+    original = Scored(stream, states)
     original_done = time.monotonic()
     if request.engine is None:
         candidate, targets = _candidate_states(request, progress)
@@ -193,6 +190,22 @@ def _measure(request: EvaluateRequest, stream: ModelStream, progress: ProgressSi
         compare=round(time.monotonic() - candidate_done, 1),
     )
     return figures, timings
+
+
+def _baseline(request: EvaluateRequest, stream: ModelStream) -> Baseline | None:
+    """The original as it was computed before, if it may be compared with what is computed here.
+
+    Another device rounds otherwise, which would be counted as the candidate's error. An engine does so anyway.
+    """
+    if request.baseline is None:
+        return None
+    base = read_baseline(request.baseline, BaselineRequest(request.model_digest, request.sequences))
+    here = name_of(stream.device)
+    if request.engine is None and base.device != here:
+        told = "%s was computed on %s and the candidate is on %s: the original is computed here once more."
+        _log.warning(told, request.baseline, base.device, here)
+        return None
+    return base
 
 
 def _candidate_states(request: EvaluateRequest, progress: ProgressSink) -> tuple[Scored, Tensor]:
