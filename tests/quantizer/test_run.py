@@ -3,10 +3,12 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -202,6 +204,28 @@ def test_a_request_with(text, words, tmp_path):
     (tmp_path / "qm.yaml").write_text(text)
     done = saffron([str(SAFFRON), "run", "-f", str(tmp_path / "qm.yaml")])
     assert (done.returncode, words in done.stderr) == (10, True), done.stderr
+
+
+def test_a_device_that_is_not_there_is_refused_before_the_model_is_read(claims, tmp_path):
+    shutil.rmtree(claims["models"])
+    claims["models"].mkdir()
+    done = saffron(command(claims, tmp_path, "--device", "cuda"))
+    assert (done.returncode, done.stderr.splitlines()[1]) == (
+        16,
+        "error: There is no GPU here that can be used (no-GPU-found).",
+    )
+    assert list(claims["work"].joinpath("tiny").iterdir()) == []
+
+
+def test_each_piece_of_work_is_told_of_the_device(make_report, tmp_path):
+    work, devices = Work(make_report), []
+
+    def do_and_note(order):
+        devices.append(order.device)
+        return work(order)
+
+    run(replace(first(tmp_path), device="cuda"), do_and_note, lambda _: None)
+    assert devices == ["cuda"] * len(ALL)
 
 
 def test_claims_are_found_by_name_and_paths_below_them():

@@ -17,7 +17,7 @@ from saffron_api.model import ApiModel, problems
 from saffron_api.quantized_model import KIND, CandidateStatus, QuantizedModel, SelectedStatus
 from saffron_api.results import Stage
 from saffron_quantizer.atomic import private_folder, write_file
-from saffron_quantizer.cli.options import file_to_write
+from saffron_quantizer.cli.options import add_device, file_to_write
 from saffron_quantizer.cli.outcome import told_failures
 from saffron_quantizer.cli.progress import duration, shown_progress
 from saffron_quantizer.cli.subcommand import add_command
@@ -68,6 +68,7 @@ def add_to(commands: "Commands") -> None:
         help="the folder that stands for a claim, which must be there; one for each claim that the request names "
         "(default: none)",
     )
+    add_device(parser, otherwise="cpu")
     parser.add_argument(
         "--html", type=file_to_write, metavar="FILE", help="file for a page of the results (default: none)"
     )
@@ -95,7 +96,8 @@ def _run(arguments: argparse.Namespace) -> int:
     for ignored in _not_looked_at(request):
         print(f"note: {ignored} is for a cluster and not looked at", file=sys.stderr)
     tell = partial(_tell, begun=time.monotonic())
-    outcome = run(Order(Stage.INSPECT, spec, places), lambda order: do_in_process(order, _progress), tell)
+    first = Order(Stage.INSPECT, spec, places, device=arguments.device or "cpu")
+    outcome = run(first, lambda order: do_in_process(order, _progress), tell)
     if arguments.html is not None and outcome.reports:
         text = page(outcome.reports, title=request.metadata.name, selection=spec.selection)
         write_file(arguments.html, text.encode())

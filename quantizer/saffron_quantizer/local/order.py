@@ -19,6 +19,7 @@ class Order:
         model_digest: of the original; empty until Inspect has told it.
         candidate: which one; None for stages that all share.
         checkpoint_digest: of the candidate's checkpoint; empty until it is made.
+        device: what computes, by its name on the command line.
     """
 
     stage: Stage
@@ -27,6 +28,7 @@ class Order:
     model_digest: str = ""
     candidate: Candidate | None = None
     checkpoint_digest: str = ""
+    device: str = "cpu"
 
     @property
     def about(self) -> str:

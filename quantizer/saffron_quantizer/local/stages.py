@@ -1,5 +1,6 @@
 """The stages, done as one request on one machine asks for them."""
 
+import os
 from collections.abc import Callable, Mapping
 
 import torch
@@ -18,6 +19,7 @@ from saffron_quantizer.checkpoint.identity import FolderGuard
 from saffron_quantizer.data.sample import SampleRequest, sample
 from saffron_quantizer.data.sequences import TokenSequence, load_sequences
 from saffron_quantizer.destination import Store
+from saffron_quantizer.device import device_named
 from saffron_quantizer.escalate import Selection
 from saffron_quantizer.evaluation.baseline import BaselineRequest, baseline
 from saffron_quantizer.evaluation.evaluate import EvaluateRequest, evaluate
@@ -36,11 +38,13 @@ def do(order: Order, progress: ProgressSink) -> StageResult:
     Raises:
         StageError: for everything that a user can put right.
     """
+    # Before the first stage reads the model.
+    device = device_named(order.device, os.environ)
     if order.stage is Stage.INSPECT:
         return _inspect(order)
     # A model that changes between two stages is noticed by what Inspect remembered of it.
     with FolderGuard(order.places.model, hash_cache=order.places.hash_cache):
-        return _WORK[order.stage](order, progress)
+        return _WORK[order.stage](order, progress, device)
 
 
 def _inspect(order: Order) -> InspectResult:
@@ -49,7 +53,7 @@ def _inspect(order: Order) -> InspectResult:
     return inspect_model(order.places.model, candidates, hash_cache=order.places.hash_cache, calibration=calibration)
 
 
-def _sample(order: Order, progress: ProgressSink) -> SampleResult:
+def _sample(order: Order, progress: ProgressSink, _: torch.device) -> SampleResult:
     spec = order.spec
     request = SampleRequest(
         dataset=order.places.dataset,
@@ -64,12 +68,13 @@ def _sample(order: Order, progress: ProgressSink) -> SampleResult:
     return sample(request, order.places.samples(order.sample_key), progress)
 
 
-def _baseline(order: Order, progress: ProgressSink) -> BaselineResult:
+def _baseline(order: Order, progress: ProgressSink, device: torch.device) -> BaselineResult:
     request = BaselineRequest(order.model_digest, _gate_set(order))
-    return baseline(order.places.model, request, order.places.baseline(order.sample_key), progress)
+    out = order.places.baseline(order.sample_key)
+    return baseline(order.places.model, request, out, progress, device=device)
 
 
-def _quantize(order: Order, progress: ProgressSink) -> QuantizeResult:
+def _quantize(order: Order, progress: ProgressSink, device: torch.device) -> QuantizeResult:
     if order.candidate is None:
         raise ValueError("there is no candidate to quantize")
     path = order.places.samples(order.sample_key) / "calibration.jsonl"
@@ -82,10 +87,10 @@ def _quantize(order: Order, progress: ProgressSink) -> QuantizeResult:
         model_digest=order.model_digest,
     )
     work = order.places.quantize(order.quantize_key)
-    return quantize(request, Store(order.places.checkpoints), progress, work=work)
+    return quantize(request, Store(order.places.checkpoints), progress, work=work, device=device)
 
 
-def _evaluate(order: Order, progress: ProgressSink) -> EvaluateResult:
+def _evaluate(order: Order, progress: ProgressSink, device: torch.device) -> EvaluateResult:
     out = order.places.report(order.evaluate_key)
     private_folder(out.parent)
     request = EvaluateRequest(
@@ -95,6 +100,7 @@ def _evaluate(order: Order, progress: ProgressSink) -> EvaluateResult:
         sequences=_gate_set(order),
         baseline=order.places.baseline(order.sample_key),
         confidence=order.level,
+        device=device,
     )
     report = evaluate(request, finished_report(out), progress)
     write_file(out, to_json(report).encode(), mode=PRIVATE_FILE)
@@ -111,7 +117,7 @@ def _set(order: Order, name: str) -> list[TokenSequence]:
     return load_gate_set(path, order.places.model, max_tokens=order.spec.data.max_tokens)
 
 
-_WORK: Mapping[Stage, Callable[[Order, ProgressSink], StageResult]] = {
+_WORK: Mapping[Stage, Callable[[Order, ProgressSink, torch.device], StageResult]] = {
     Stage.SAMPLE: _sample,
     Stage.BASELINE: _baseline,
     Stage.QUANTIZE: _quantize,
