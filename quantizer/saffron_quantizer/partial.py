@@ -35,10 +35,9 @@ def open_partial(folder: Path, fingerprint: Mapping[str, Any], *, work: Path | N
     Raises:
         StageError: `SPEC_INVALID` if the folder holds something else.
     """
-    _discard_other(folder, work)
+    _discard_other(folder, fingerprint, work)
     if folder.is_dir() and _has_content(folder) and _is_other(folder, fingerprint):
-        _log.warning("Discarding the unfinished work in %s: it was begun with other settings or inputs.", folder)
-        shutil.rmtree(folder)
+        _discard(folder, fingerprint)
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(_PUBLIC)
     if work is not None:
@@ -47,14 +46,34 @@ def open_partial(folder: Path, fingerprint: Mapping[str, Any], *, work: Path | N
         write_file(folder / _FINGERPRINT, json.dumps(dict(fingerprint), indent=1, sort_keys=True).encode())
 
 
-def _discard_other(folder: Path, work: Path | None) -> None:
+def _discard_other(folder: Path, fingerprint: Mapping[str, Any], work: Path | None) -> None:
     """Remove the unfinished work that this stage left elsewhere."""
     if work is None or not (work / _POINTER).is_file():
         return
     other = Path(json.loads((work / _POINTER).read_bytes())["folder"])
     if other != folder and (other / _FINGERPRINT).is_file():
-        _log.warning("Discarding the unfinished work in %s: it was begun with other settings or inputs.", other)
-        shutil.rmtree(other)
+        _discard(other, fingerprint)
+
+
+def _discard(folder: Path, fingerprint: Mapping[str, Any]) -> None:
+    """Remove unfinished work, and say what it was begun with."""
+    told = "Discarding the unfinished work in %s: it was begun with %s."
+    _log.warning(told, folder, _begun_with(_fingerprint(folder), fingerprint))
+    shutil.rmtree(folder)
+
+
+def _begun_with(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What differs, in words: of a machine each thing, as the device."""
+    if before.get("request") != now.get("request"):
+        return "other settings or inputs"
+    old, new = before.get("machine", {}), now.get("machine", {})
+    names = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+    return ", ".join(f"{name} {old.get(name)}, which is {new.get(name)} here" for name in names)
+
+
+def _fingerprint(folder: Path) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = json.loads((folder / _FINGERPRINT).read_bytes())
+    return found
 
 
 def _has_content(folder: Path) -> bool:
@@ -67,8 +86,7 @@ def _is_other(folder: Path, fingerprint: Mapping[str, Any]) -> bool:
     if not (folder / _FINGERPRINT).is_file():
         _log.error("%s holds files that are not ours; choose a folder that does not exist yet.", folder)
         raise StageError(Failure(reason=FailureReason.SPEC_INVALID, subject=subject_of(f"--out={folder}")))
-    found: Mapping[str, Any] = json.loads((folder / _FINGERPRINT).read_bytes())
-    return digest(found) != digest(fingerprint)
+    return digest(_fingerprint(folder)) != digest(fingerprint)
 
 
 def publish(partial: Path, target: Path) -> None:

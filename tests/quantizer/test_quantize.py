@@ -258,19 +258,23 @@ def test_a_quantized_model_is_not_quantized_again(tiny_model, tmp_path):
 def test_unfinished_work_with_another_fingerprint_is_discarded_and_that_is_said(tmp_path, caplog):
     folder, work = tmp_path / "out", tmp_path / "work"
     work.mkdir()
-    open_partial(folder, {"threads": 1}, work=work)
+
+    def begun(device, **request):
+        return {"request": request, "machine": {"device": device, "threads": 2}}
+
+    open_partial(folder, begun("cpu"), work=work)
     (folder / "model-00001-of-00003.safetensors").write_bytes(b"half")
-    open_partial(folder, {"threads": 1}, work=work)
+    open_partial(folder, begun("cpu"), work=work)
     assert (folder / "model-00001-of-00003.safetensors").exists()
     assert not caplog.messages
-    open_partial(folder, {"threads": 2}, work=work)
+    open_partial(folder, begun("NVIDIA L4"), work=work)
     assert not (folder / "model-00001-of-00003.safetensors").exists()
-    open_partial(tmp_path / "elsewhere", {"threads": 3}, work=work)
+    open_partial(tmp_path / "elsewhere", begun("NVIDIA L4", modelDigest="of another"), work=work)
     assert not folder.exists()
-    assert (
-        caplog.messages
-        == [f"Discarding the unfinished work in {folder}: it was begun with other settings or inputs."] * 2
-    )
+    assert caplog.messages == [
+        f"Discarding the unfinished work in {folder}: it was begun with {what}."
+        for what in ("device cpu, which is NVIDIA L4 here", "other settings or inputs")
+    ]
 
 
 def test_a_run_that_was_killed_before_its_fingerprint_was_whole_is_gone_on_with(tmp_path):
