@@ -189,6 +189,33 @@ def test_the_most_special_pod_template_wins_field_by_field():
     assert chosen(Stage.QUANTIZE, 1) == ({"pool": "gpu"}, "low", {"nvidia.com/gpu": 1})
 
 
+GPU = {"limits": {"nvidia.com/gpu": 1}}
+DEVICES: dict[str, tuple[dict[str, Any], Stage, list[str]]] = {
+    "one card": (GPU, Stage.QUANTIZE, ["--device", "cuda"]),
+    "one card, as text": ({"limits": {"nvidia.com/gpu": "1"}}, Stage.BASELINE, ["--device", "cuda"]),
+    "a part of a card": ({"limits": {"nvidia.com/mig-1g.10gb": 1}}, Stage.EVALUATE, ["--device", "cuda"]),
+    "turns on a card": ({"limits": {"nvidia.com/gpu.shared": 1}}, Stage.EVALUATE, ["--device", "cuda"]),
+    "a card for a stage that runs no model": (GPU, Stage.SAMPLE, []),
+    "a card for another that runs none": (GPU, Stage.INSPECT, []),
+    "no card": ({"limits": {"nvidia.com/gpu": "0", "cpu": 4}}, Stage.QUANTIZE, []),
+    "another maker's card": ({"limits": {"amd.com/gpu": 1}}, Stage.QUANTIZE, []),
+    "a request, which Kubernetes refuses without a limit": (
+        {"requests": {"nvidia.com/gpu": 1}},
+        Stage.QUANTIZE,
+        [],
+    ),
+}
+
+
+@pytest.mark.parametrize(("resources", "stage", "expected"), DEVICES.values(), ids=DEVICES)
+def test_a_stage_computes_on_the_card_that_its_pod_asks_for(
+    resources: dict[str, Any], stage: Stage, expected: list[str]
+):
+    made = job(builders.spec(job={"podTemplate": {"resources": resources}}), stage, 1)
+    command = made["spec"]["template"]["spec"]["containers"][0]["command"]
+    assert command == ["saffron", "stage", "--option", *expected]
+
+
 def test_the_longest_name_fits_the_host_name_of_one_of_sixteen_pods():
     name = job_name("q" * 30, Stage.QUANTIZE, "c" * 14, KEY, 1)
     assert (len(name), name[:-8]) == (60, f"{'q' * 27}-quantize-{'c' * 14}-")
@@ -257,6 +284,23 @@ def test_the_commands_hand_each_other_what_they_make():
         *["--candidate", f"/mnt/checkpoints/saffron/{GPTQ}", "--data", f"{samples}/gate.jsonl"],
         *["--confidence", "0.983333", "--out", out, *end],
     ]
+
+
+def test_only_the_stages_that_run_the_model_are_told_of_a_card_which_is_in_no_key():
+    world = World(spec=builders.spec(job={"podTemplate": {"resources": GPU}})).run()
+    on_cpu = commands(World().run())
+    ends = {name: command[len(on_cpu[name]) :] for name, command in commands(world).items()}
+    device = ["--device", "cuda"]
+    names = ("rtn-int4", "gptq-int4", "int8")
+    assert ends == {
+        ("inspect", ""): [],
+        ("sample", ""): [],
+        ("baseline", ""): device,
+        **{(stage, name): device for stage in ("quantize", "evaluate") for name in names},
+    }
+    assert {name: command[: len(on_cpu[name])] for name, command in commands(world).items()} == on_cpu
+    parser = build_parser()
+    assert {parser.parse_args([*on_cpu[name][1:], *end]).device for name, end in ends.items() if end} == {"cuda"}
 
 
 def escalated() -> QuantizedModelSpec:

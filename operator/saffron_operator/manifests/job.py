@@ -1,11 +1,13 @@
 """The Job of a stage: one restricted pod with no rights in the cluster, that may be killed at any time."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from saffron_api.failures import ExitCode
 from saffron_api.quantized_model import Candidate, PodTemplate, QuantizedModelSpec
 from saffron_api.results import Stage
+from saffron_api.scalars import Quantity
 from saffron_operator import names
 from saffron_operator.manifests.arguments import (
     CHECKPOINTS_MOUNT,
@@ -44,6 +46,12 @@ _READS: dict[Stage, tuple[str, ...]] = {
     Stage.EVALUATE: (MODEL_MOUNT, CHECKPOINTS_MOUNT),
 }
 """The mounts that a stage only reads."""
+
+_COMPUTING = frozenset({Stage.BASELINE, Stage.QUANTIZE, Stage.EVALUATE})
+"""The stages that run the model, and so take a device."""
+
+_CARDS = re.compile(r"nvidia\.com/(gpu(\.shared)?|mig-.+)")
+"""What NVIDIA's device plugin offers: whole cards, turns on one, and parts of one."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +175,7 @@ def _container(
         "name": CONTAINER,
         "image": request.image,
         "imagePullPolicy": "IfNotPresent",
-        "command": ["saffron", *request.arguments],
+        "command": ["saffron", *request.arguments, *_device(request.stage, template)],
         "env": [
             {"name": "HOME", "value": "/tmp"},  # noqa: S108 - an emptyDir of this pod alone
             # A file that is missing is an error of the model's folder, not something to ask the hub for.
@@ -187,6 +195,20 @@ def _container(
     if template.resources is not None:
         container["resources"] = template.resources.model_dump(mode="json", by_alias=True, exclude_none=True)
     return container
+
+
+def _device(stage: Stage, template: PodTemplate) -> list[str]:
+    """Return the option that has a stage compute on the card that its pod gets; nothing where there is none to use.
+
+    Kubernetes takes such resources from limits alone.
+    """
+    limits = template.resources.limits if template.resources is not None else None
+    asked = any(_CARDS.fullmatch(name) and not _is_zero(amount) for name, amount in (limits or {}).items())
+    return ["--device", "cuda"] if asked and stage in _COMPUTING else []
+
+
+def _is_zero(amount: Quantity) -> bool:
+    return re.search("[1-9]", str(amount)) is None
 
 
 def _together(processes: int) -> list[dict[str, Any]]:
