@@ -9,7 +9,7 @@ from saffron_dev.demo import asking, pods, serving, storage, story, tour
 from saffron_dev.demo.settings import Settings, read_settings
 from saffron_dev.errors import DevError
 
-_OURS = Settings(kubeconfig=None, image_prefix="localhost/saffron-", tag="dev", storage_class="saffron-dev", gpu=True)
+_OURS = Settings(kubeconfig=None, image_prefix="localhost/saffron-", tag="dev", storage_class="saffron-dev", gpu=False)
 
 
 def test_without_a_kubeconfig_the_cluster_and_its_images_are_our_own():
@@ -106,11 +106,16 @@ def test_every_pod_of_the_demo_fits_the_level_restricted(flags: set[str]):
         assert pod["automountServiceAccountToken"] is False
 
 
-def test_without_a_gpu_in_the_cluster_no_candidate_asks_for_one():
-    with_gpu, without = tour.example(gpu=True), tour.example(gpu=False)
-    assert "nvidia.com/gpu" in str(with_gpu)
-    assert "nvidia.com/gpu" not in str(without)
-    assert [candidate["name"] for candidate in without["spec"]["candidates"]] == ["rtn-int4", "gptq-int4", "w8a8"]
+@pytest.mark.parametrize(
+    ("gpu", "limits"), [(False, {"memory": "6Gi"}), (True, {"memory": "6Gi", "nvidia.com/gpu": 1})]
+)
+def test_only_where_the_cluster_has_a_gpu_does_one_candidate_ask_for_it(gpu: bool, limits: dict[str, object]):  # noqa: FBT001
+    candidates = tour.example(gpu=gpu)["spec"]["candidates"]
+    assert [(each["name"], each.get("job")) for each in candidates] == [
+        ("rtn-int4", None),
+        ("gptq-int4", {"resources": {"limits": limits}}),
+        ("w8a8", None),
+    ]
 
 
 def _status(**fields: object) -> QuantizedModelStatus:

@@ -23,7 +23,7 @@ class Settings:
     storage_class: str
     """A class with ReadWriteMany volumes."""
     gpu: bool
-    """Whether one candidate's Job may ask for an nvidia.com/gpu."""
+    """Whether one candidate's Jobs ask for an nvidia.com/gpu, and so compute on it."""
     transformers: bool = False
     """Whether to serve with `transformers serve` even where vLLM would do, as on a processor without AVX512."""
 
@@ -48,7 +48,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
             image_prefix=OUR_IMAGE_PREFIX,
             tag=OUR_TAG,
             storage_class=OUR_STORAGE_CLASS,
-            gpu=True,
+            gpu=False,  # those of our own node are only counted
             transformers=bool(engine),
         )
     kubeconfig = Path(environment["KUBECONFIG"])

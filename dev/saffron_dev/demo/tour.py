@@ -119,11 +119,12 @@ def final_answers(kubectl: Kubectl) -> list[asking.Answer]:
 
 
 def example(*, gpu: bool) -> dict[str, Any]:
-    """Return the QuantizedModel of examples/demo.yaml; without a GPU in the cluster, without asking for one."""
+    """Return the QuantizedModel of examples/demo.yaml; with a GPU the candidate with limits of its own asks for it."""
     resource: dict[str, Any] = yaml.safe_load(EXAMPLE.read_text())
-    if not gpu:
+    if gpu:
         for candidate in resource["spec"]["candidates"]:
-            candidate.get("job", {}).get("resources", {}).get("limits", {}).pop(_GPU, None)
+            if "job" in candidate:
+                candidate["job"]["resources"]["limits"][_GPU] = 1
     return resource
 
 
@@ -133,7 +134,7 @@ def ask(kubectl: Kubectl, engine: serving.Engine) -> str:
 
 
 def _confidence() -> float:
-    return float(example(gpu=True)["spec"]["gates"]["confidence"])
+    return float(example(gpu=False)["spec"]["gates"]["confidence"])
 
 
 def _require_promoted(status: QuantizedModelStatus) -> None:
