@@ -38,7 +38,10 @@ class Resources(ApiModel):
     """What the container asks for and may use at most."""
 
     requests: Quantities | None = Field(default=None, description="Amounts by name, as cpu, memory or nvidia.com/gpu.")
-    limits: Quantities | None = Field(default=None, description="Amounts by name, as cpu, memory or nvidia.com/gpu.")
+    limits: Quantities | None = Field(
+        default=None,
+        description="Amounts by name, as cpu, memory or nvidia.com/gpu, on which stages that run the model compute.",
+    )
 
 
 class TolerationOperator(StrEnum):
