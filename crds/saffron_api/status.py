@@ -103,6 +103,11 @@ class RolloutStatus(ApiModel):
     )
     step_entered_at: datetime = Field(description="When the step began to wait for ready pods.")
     step_started_at: datetime | None = Field(default=None, description="When the canary of this step was first ready.")
+    step_waited_seconds: Annotated[int, Field(ge=0)] = Field(
+        default=0,
+        description="How long this step's canary was waited for before it got ready and lost its pods again; counts "
+        "towards progressDeadlineSeconds.",
+    )
     desired_weight: Percent
     actual_weight: Percent
     previous_digest: Digest | None = None

@@ -44,16 +44,19 @@ def go_on(scene: Scene, rollout: RolloutStatus) -> Step:
     if rollout.step >= len(scene.settings.steps):
         return begin_promotion(scene, rollout)  # the spec lost the steps that were left
     if scene.canary is not None and scene.canary.deleting:
-        return _starting(scene, _not_serving(scene, rollout), "an earlier canary is removed")
+        return _starting(scene, _lost(scene, rollout), "an earlier canary is removed")
     weight = scene.settings.steps[rollout.step].weight
     replicas = _replicas(scene, rollout, weight)
     if _is_other(scene, rollout) or weight != rollout.desired_weight:
-        # The target's own template or the step changed, or somebody removed the canary: the step starts over.
+        # The target's own template or the step changed: the step starts over.
         rollout = _waiting_anew(scene, rollout).model_copy(update={"desired_weight": weight})
     if _ready(scene, rollout, replicas):
         return _serving(scene, rollout)
-    rollout = _not_serving(scene, rollout)
     right = scene.canary is not None and not _is_other(scene, rollout) and scene.canary.replicas == replicas
+    if right or scene.canary is None:
+        rollout = _lost(scene, rollout)
+    elif rollout.step_started_at is not None:
+        rollout = _waiting_anew(scene, rollout)  # it gets another size, which is none of its own faults
     step = _starting(scene, rollout, _trouble(scene) if right else f"{replicas} canary pods are started")
     if right or step.memory.why_rejected(rollout.checkpoint_digest) is not None:
         return step
@@ -90,10 +93,10 @@ def _replicas(scene: Scene, rollout: RolloutStatus, weight: int) -> int:
 
 
 def _is_other(scene: Scene, rollout: RolloutStatus) -> bool:
-    """Return whether a canary that was there at the step's begin is not, or not of this checkpoint and template."""
+    """Return whether the canary that is there is not of this checkpoint and template."""
     canary = scene.canary
     if canary is None:
-        return rollout.step_started_at is not None
+        return False
     return canary.digest != rollout.checkpoint_digest or canary.template_hash != scene.facts.template_hash
 
 
@@ -107,13 +110,34 @@ def _ready(scene: Scene, rollout: RolloutStatus, replicas: int) -> bool:
     )
 
 
-def _waiting_anew(scene: Scene, rollout: RolloutStatus) -> RolloutStatus:
-    return rollout.model_copy(update={"step_entered_at": scene.inputs.now, "step_started_at": None})
+def _waiting_anew(scene: Scene, rollout: RolloutStatus, *, waited: int = 0) -> RolloutStatus:
+    return rollout.model_copy(
+        update={"step_entered_at": scene.inputs.now, "step_started_at": None, "step_waited_seconds": waited}
+    )
 
 
-def _not_serving(scene: Scene, rollout: RolloutStatus) -> RolloutStatus:
-    """Return a roll-out whose canary is not ready: if it was, the step starts over."""
-    return rollout if rollout.step_started_at is None else _waiting_anew(scene, rollout)
+def _lost(scene: Scene, rollout: RolloutStatus) -> RolloutStatus:
+    """Return a roll-out whose canary is not ready, or gone: if it was ready, the step starts over.
+
+    What the step waited until then goes on to count, or one that gets ready and dies in turns would never be given up.
+    It is forgotten where the canary has served for so long that its end has other causes than its beginning.
+    """
+    began, now = rollout.step_started_at, scene.inputs.now
+    if began is None:
+        return rollout
+    # Times are cut to seconds: without one more a canary that is back within a second would not have been waited for.
+    waited = int((began - rollout.step_entered_at).total_seconds()) + 1 + rollout.step_waited_seconds
+    proven = now - began >= max(_pause(scene, rollout), _patience(scene))
+    return _waiting_anew(scene, rollout, waited=0 if proven else waited)
+
+
+def _pause(scene: Scene, rollout: RolloutStatus) -> timedelta:
+    pause = scene.settings.steps[rollout.step].pause
+    return duration(pause) if pause else timedelta()
+
+
+def _patience(scene: Scene) -> timedelta:
+    return timedelta(seconds=scene.settings.progress_deadline_seconds)
 
 
 def _weighed(scene: Scene, rollout: RolloutStatus) -> RolloutStatus:
@@ -144,12 +168,15 @@ def _trouble(scene: Scene) -> str:
 
 def _starting(scene: Scene, rollout: RolloutStatus, what: str) -> Step:
     """Return the step of a canary that is not ready: it waits, or has waited for too long."""
-    deadline = rollout.step_entered_at + timedelta(seconds=scene.settings.progress_deadline_seconds)
+    deadline = rollout.step_entered_at + _patience(scene) - timedelta(seconds=rollout.step_waited_seconds)
     memory = replace(scene.memory, rollout=_weighed(scene, rollout))
     if scene.inputs.now >= deadline:
+        within = f"{scene.settings.progress_deadline_seconds} s"
+        if rollout.step_waited_seconds:
+            within += ", all waits of this step added up"
         message = (
-            f"The canary of {rollout.candidate} was not ready within {scene.settings.progress_deadline_seconds} s "
-            f"({_trouble(scene)}) and was removed; the target serves what it served before."
+            f"The canary of {rollout.candidate} was not ready within {within} ({_trouble(scene)}) and was removed; the "
+            "target serves what it served before."
         )
         memory = memory.reject(rollout.checkpoint_digest, reasons.CANARY_NOT_READY, message, scene.inputs.now)
         return undo(replace(scene, memory=memory), rollout)
@@ -176,7 +203,7 @@ def _serving(scene: Scene, rollout: RolloutStatus) -> Step:
         rollout = rollout.model_copy(update={"step_started_at": now})
         events = _step_events(scene, rollout)
     memory = replace(scene.memory, rollout=rollout)
-    until = (rollout.step_started_at or now) + (duration(setting.pause) if setting.pause else timedelta())
+    until = (rollout.step_started_at or now) + _pause(scene, rollout)
     if now < until:
         standing = Standing(
             Kind.WORKING,
