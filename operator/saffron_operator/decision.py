@@ -112,9 +112,11 @@ class Decision:
         actions: In their order.
         events: In their order.
         requeue_after: Seconds until a time limit or a pause asks for another pass; None where only a change does.
+        idle: Nothing is brought on, by a person's wish or since the target can't be used, so no time limit runs.
     """
 
     status: QuantizedModelStatus | None
     actions: tuple[Action, ...] = ()
     events: tuple[Event, ...] = ()
     requeue_after: float | None = None
+    idle: bool = False

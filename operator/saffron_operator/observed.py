@@ -6,7 +6,7 @@ it about: any pass may be the first one after a crash.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -277,6 +277,7 @@ class CanaryObserved:
         current: status.observedGeneration has reached metadata.generation.
         digest: Of the checkpoint in its pod template's annotation; empty where it is missing.
         template_hash: Of `saffron.dev/template`; empty where it is missing.
+        deadline_exceeded: Its Progressing condition is False for ProgressDeadlineExceeded.
         trouble: Why a pod of it is not ready.
     """
 
@@ -291,6 +292,7 @@ class CanaryObserved:
     digest: str
     template_hash: str
     deleting: bool = False
+    deadline_exceeded: bool = False
     trouble: Waiting | None = None
 
 
@@ -310,6 +312,8 @@ class Observed:
             Older: by creationTimestamp, then by name.
         refused: What the API server said when it refused what the pass before was to do; None where it took all, and
             in the first pass of a process, which finds out anew.
+        attended: For how long, without a break, this process has looked at the resource and done what was decided.
+            Nothing is late that nobody has waited for, and nobody can tell what another process did.
     """
 
     meta: ResourceMeta
@@ -321,3 +325,4 @@ class Observed:
     canary: CanaryObserved | None = None
     claimant: str | None = None
     refused: str | None = None
+    attended: timedelta = timedelta()

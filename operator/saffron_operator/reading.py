@@ -126,6 +126,7 @@ def canary(deployment: Json, pods: Sequence[Json]) -> CanaryObserved:
         digest=_overlay(deployment["spec"]["template"]).rpartition("/")[2],
         template_hash=data.get("annotations", {}).get(names.TEMPLATE_ANNOTATION, ""),
         deleting="deletionTimestamp" in data,
+        deadline_exceeded=_deadline_exceeded(_progressing(deployment)),
         trouble=trouble(pods),
     )
 
@@ -166,6 +167,15 @@ def condition(manifest: Json, kind: str) -> Json | None:
 def moment(text: str) -> datetime:
     """Return the time in a Kubernetes timestamp."""
     return datetime.fromisoformat(text)
+
+
+def _progressing(deployment: Json) -> Json | None:
+    found: Sequence[Json] = deployment.get("status", {}).get("conditions") or ()
+    return next((each for each in found if each["type"] == "Progressing"), None)
+
+
+def _deadline_exceeded(progressing: Json | None) -> bool:
+    return progressing is not None and progressing.get("reason") == "ProgressDeadlineExceeded"
 
 
 def _controller(data: Json) -> str | None:
@@ -277,7 +287,7 @@ def target(
         autoscaler: The name of what scales it, if anything does.
     """
     data, status = deployment["metadata"], deployment.get("status", {})
-    progressing = next((each for each in status.get("conditions") or () if each["type"] == "Progressing"), None)
+    progressing = _progressing(deployment)
     overlay = _overlay(deployment["spec"]["template"])
     newest = [
         pod for pod in pods if _overlay(pod) == overlay and names.CANARY_LABEL not in pod["metadata"].get("labels", {})
@@ -294,7 +304,7 @@ def target(
         current=is_current(deployment),
         facts=facts,
         paused=deployment["spec"].get("paused", False),
-        deadline_exceeded=progressing is not None and progressing.get("reason") == "ProgressDeadlineExceeded",
+        deadline_exceeded=_deadline_exceeded(progressing),
         progressed_at=moment(progressing["lastUpdateTime"]) if progressing else None,
         autoscaler=autoscaler,
         trouble=trouble(newest),

@@ -1,15 +1,16 @@
 """One pass: observe, decide, act."""
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from saffron_operator.act import act, describe
 from saffron_operator.client import Cluster
 from saffron_operator.decide import decide
 from saffron_operator.decision import Decision
-from saffron_operator.errors import ApiError, RefusedError
+from saffron_operator.errors import ApiError, ConflictError, RefusedError
 from saffron_operator.metrics import Metrics
 from saffron_operator.observe import Seen, observe
 from saffron_operator.queue import Key
@@ -27,7 +28,9 @@ class Reconciler:
         quantizer_image: What Jobs run.
         instance: This replica's name, for the events.
         now: The time, with its zone.
+        clock: Seconds, which no correction of the time moves.
         refused: What the API server refused in the last pass of a key. Nothing is decided by it, it is only told.
+        attending: Since when, by the clock, each key is looked at and what is decided is done.
     """
 
     cluster: Cluster
@@ -35,7 +38,9 @@ class Reconciler:
     quantizer_image: str
     instance: str
     now: Callable[[], datetime]
+    clock: Callable[[], float] = time.monotonic
     refused: dict[Key, str] = field(default_factory=dict)
+    attending: dict[Key, float] = field(default_factory=dict)
 
     async def __call__(self, key: Key) -> float | None:
         """Do one pass and return the seconds until the next one is due, or None where only a change calls for it.
@@ -50,6 +55,8 @@ class Reconciler:
         except Exception as error:
             kind = error.kind if isinstance(error, ApiError) else type(error).__name__
             self.metrics.reconcile_errors.labels(kind).inc()
+            if not isinstance(error, ConflictError):  # that one only says to look again
+                self.attending.pop(key, None)
             raise
 
     async def _pass(self, key: Key) -> float | None:
@@ -57,8 +64,12 @@ class Reconciler:
         if seen is None:
             self.metrics.forget(key)
             self.refused.pop(key, None)
+            self.attending.pop(key, None)
             return None
-        decision = decide(replace(seen.observed, refused=self.refused.get(key)), self.now())
+        attended = timedelta(seconds=self.clock() - self.attending.setdefault(key, self.clock()))
+        decision = decide(replace(seen.observed, refused=self.refused.get(key), attended=attended), self.now())
+        if decision.idle:
+            self.attending.pop(key, None)
         if decision.actions:
             acts = "; ".join(describe(decision.actions))
             log.info("acting", extra={"fields": {"key": "/".join(key), "acts": acts}})

@@ -1,10 +1,14 @@
 """What ends the waiting for pods: how long a canary may take in all, and what of the time does not count."""
 
+from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from deciding.world import World
-from deciding.worlds import with_steps
+from deciding.worlds import acts, with_steps
+
+from saffron_operator.observed import SpecError
 
 DEADLINE = 600
 """progressDeadlineSeconds of the tests' spec."""
@@ -84,3 +88,91 @@ def test_a_canary_that_follows_its_target_is_waited_for_as_long_as_a_new_one():
         world.step()
         assert world.status.rollout is not None
         assert world.status.rollout.step_waited_seconds == 0
+
+
+# --- while nobody looks ------------------------------------------------------------------------------------------
+
+
+def away(world: World) -> None:
+    """The operator is away for much longer than anything is waited for; another process looks then."""
+    world.now += timedelta(hours=2)
+    world.attending_since = world.now
+
+
+def test_a_canary_that_nobody_made_before_the_deadline_is_made_and_waited_for():
+    world = World().run(until=lambda world: world.status.rollout is not None)
+    world.canary = None
+    away(world)
+    world.step()
+    assert (world.ready, world.canary is not None) == (("False", "CanaryStarting"), True)
+    assert world.run().ready == ("True", "Promoted")
+
+
+def test_a_canary_that_is_not_ready_when_somebody_looks_again_has_all_its_time():
+    world = World(canary_gets_ready=False).run(until=lambda world: world.canary is not None)
+    world.move()
+    away(world)
+    decision = world.step()
+    assert (world.ready, decision.requeue_after) == (("False", "CanaryStarting"), DEADLINE)
+    world.now += timedelta(seconds=DEADLINE)
+    world.step()
+    assert world.ready == ("False", "Undoing")
+
+
+def test_a_canary_that_was_made_before_and_is_lost_after_nobody_looked_has_all_its_time():
+    world = World().run(until=lambda world: world.canary is not None)
+    world.move()
+    away(world)
+    world.step()
+    assert world.ready == ("False", "CanaryPaused")
+    assert flap(world, ready=0, unready=DEADLINE - 2)
+
+
+@pytest.mark.parametrize(
+    ("seen", "reason"),
+    [({"current": True}, "Undoing"), ({"current": False}, "CanaryStarting")],
+    ids=["as it is", "as it was before it was changed"],
+)
+def test_a_canary_that_kubernetes_found_stuck_meanwhile_has_no_more(seen: dict[str, Any], reason: str):
+    world = World(canary_gets_ready=False).run(until=lambda world: world.canary is not None)
+    world.move()
+    assert world.canary is not None
+    world.canary = replace(world.canary, deadline_exceeded=True, **seen)
+    assert world.run(until=lambda _: True).ready == ("False", "CanaryStarting"), "the deadline of the spec counts"
+    away(world)
+    world.step()
+    assert world.ready == ("False", reason)
+
+
+def test_a_promotion_that_nobody_began_before_the_deadline_is_done():
+    world = World().run(until=lambda world: world.ready[1] == "Promoting")
+    world.unmount()
+    world.rolling_since = None
+    del world.acts[:]
+    away(world)
+    assert world.run().ready == ("True", "Promoted")
+    assert acts(world) == ["ApplyOverlay", "DeleteCanary"]
+
+
+def test_a_promotion_that_lost_a_pod_when_somebody_looks_again_has_all_its_time():
+    world = World(target_gets_ready=False).run(until=lambda world: world.ready[1] == "Promoting")
+    away(world)
+    world.step()
+    assert world.ready == ("False", "Promoting")
+    world.now += timedelta(seconds=DEADLINE)
+    world.step()
+    assert world.ready == ("False", "Undoing")
+
+
+def test_no_time_counts_in_which_nothing_may_be_brought_on():
+    world = World().run(until=lambda world: world.ready[1] == "CanaryPaused")
+    assert not world.step().idle
+    readable, target = world.spec, world.deployment
+    world.change(suspend=True)
+    assert world.step().idle
+    world.spec = SpecError("spec.candidates.0.method: unknown")
+    assert world.step().idle
+    world.spec, world.deployment = readable, None
+    assert world.step().idle
+    world.deployment = target
+    assert not world.step().idle

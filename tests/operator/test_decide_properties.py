@@ -139,6 +139,11 @@ def _an_hour(world: World) -> None:
     world.now += timedelta(hours=1)
 
 
+def _two_hours_away(world: World) -> None:
+    world.now += timedelta(hours=2)
+    world.attending_since = world.now
+
+
 def _remake_target(world: World) -> None:
     world.deployment = builders.deployment()
     world.deployment["metadata"]["uid"] = f"remade at {world.now} {len(world.acts)}"
@@ -162,6 +167,7 @@ HAPPENINGS: Mapping[str, Callable[[World], None]] = {
     "canary removed": _remove_canary,
     "canary flaps": _flap,
     "an hour passes": _an_hour,
+    "operator away": _two_hours_away,
     "target made anew": _remake_target,
 }
 

@@ -241,6 +241,13 @@ def test_only_the_newest_revisions_pods_speak_for_a_target() -> None:
     assert seen.trouble is None
 
 
+def test_a_canary_that_kubernetes_calls_stuck() -> None:
+    stuck = {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded", "lastUpdateTime": MADE}
+    for conditions, found in (([], False), ([stuck], True), ([stuck | {"reason": "ReplicaSetUpdated"}], False)):
+        made = deployment(conditions=conditions)
+        assert reading.canary(made, []).deadline_exceeded == found
+
+
 def scaler(kind: str, name: str) -> dict[str, Any]:
     return {"metadata": {"name": "busy"}, "spec": {"scaleTargetRef": {"kind": kind, "name": name}}}
 

@@ -168,7 +168,11 @@ def _trouble(scene: Scene) -> str:
 
 def _starting(scene: Scene, rollout: RolloutStatus, what: str) -> Step:
     """Return the step of a canary that is not ready: it waits, or has waited for too long."""
-    deadline = rollout.step_entered_at + _patience(scene) - timedelta(seconds=rollout.step_waited_seconds)
+    entered = rollout.step_entered_at
+    # Who was away has seen nothing of the canary, but Kubernetes may have.
+    stuck = scene.canary is not None and scene.canary.current and scene.canary.deadline_exceeded
+    since = entered if stuck else scene.inputs.waits_since(entered)
+    deadline = since + _patience(scene) - timedelta(seconds=rollout.step_waited_seconds)
     memory = replace(scene.memory, rollout=_weighed(scene, rollout))
     if scene.inputs.now >= deadline:
         within = f"{scene.settings.progress_deadline_seconds} s"
@@ -200,7 +204,8 @@ def _serving(scene: Scene, rollout: RolloutStatus) -> Step:
     events: tuple[Event, ...] = ()
     rollout = _weighed(scene, rollout)
     if rollout.step_started_at is None:
-        rollout = rollout.model_copy(update={"step_started_at": now})
+        since = scene.inputs.waits_since(rollout.step_entered_at)
+        rollout = rollout.model_copy(update={"step_entered_at": since, "step_started_at": now})
         events = _step_events(scene, rollout)
     memory = replace(scene.memory, rollout=rollout)
     until = (rollout.step_started_at or now) + _pause(scene, rollout)

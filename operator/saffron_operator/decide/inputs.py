@@ -56,6 +56,10 @@ class Inputs:
     run: RunStatus
     now: datetime
 
+    def waits_since(self, entered: datetime) -> datetime:
+        """Return since when something is waited for: since it was written down, or since somebody looks on again."""
+        return max(entered, (self.now - self.observed.attended).replace(microsecond=0))
+
     def asked(self, annotation: str) -> bool:
         """Return whether a person set an annotation to the id of this run."""
         return self.observed.meta.annotations.get(annotation) == self.run.id

@@ -38,7 +38,7 @@ def decide(observed: Observed, now: datetime) -> Decision:
     if isinstance(spec, SpecError):
         message = clip(f"The spec can't be read: {spec.message}. Correct it.")
         standing = Standing(Kind.STALLED, reasons.SPEC_INVALID, message, "Stalled")
-        return _decision(observed, now, observed.memory.run, None, Step(standing, memory))
+        return replace(_decision(observed, now, observed.memory.run, None, Step(standing, memory)), idle=True)
     if spec.suspend:
         return _suspended(observed, spec, memory, now)
     blocked = obstacle(observed, spec)
@@ -103,7 +103,8 @@ def _blocked(
         if canary is not None and canary.owner_uid == observed.meta.uid and not canary.deleting:
             actions = (DeleteCanary(canary.name, canary.uid),)
     found = _shown(observed, spec, now)
-    return _decision(observed, now, observed.memory.run, found, Step(standing, memory, actions))
+    decision = _decision(observed, now, observed.memory.run, found, Step(standing, memory, actions))
+    return replace(decision, idle=True)
 
 
 def _finished(memory: RolloutMemory) -> bool:
@@ -127,7 +128,7 @@ def _suspended(observed: Observed, spec: QuantizedModelSpec, memory: RolloutMemo
     status = _status(observed, observed.memory.run, found, memory).model_copy(
         update={"phase": "Suspended", "conditions": conditions}
     )
-    return Decision(status, events=transition(observed.memory.conditions, conditions, stalled=False))
+    return Decision(status, events=transition(observed.memory.conditions, conditions, stalled=False), idle=True)
 
 
 def _shown(observed: Observed, spec: QuantizedModelSpec, now: datetime) -> Progress | None:

@@ -34,7 +34,7 @@ def promote(scene: Scene, rollout: RolloutStatus) -> Step:
     if scene.target.paused:
         # Nothing is replaced, so nothing is late. What controls the Deployment counts from when it goes on, too.
         return Step(_paused(scene, rollout), replace(scene.memory, rollout=rollout))
-    entered = rollout.step_entered_at
+    entered = scene.inputs.waits_since(rollout.step_entered_at)
     since = max(entered, scene.target.progressed_at or entered)
     deadline = since + timedelta(seconds=scene.settings.progress_deadline_seconds)
     late = scene.inputs.now >= deadline

@@ -152,14 +152,14 @@ class CountingCluster(Cluster):
         number = len(self.calls) + 1
         if number == self._stop_before:
             raise StoppedError
-        self.calls.append(f"{method} {_kind(path)}")
+        self.calls.append(f"{method} {kind(path)}")
         answer = await super()._write(method, path, **given)
         if number == self._stop_after:
             raise StoppedError
         return answer
 
 
-def _kind(path: str) -> str:
+def kind(path: str) -> str:
     """Return what a path names without the names: `jobs`, `quantizedmodels/status`."""
     parts = path.split("/namespaces/", 1)[1].split("/")[1:]
     return "/".join([parts[0], *parts[2:]])

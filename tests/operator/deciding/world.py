@@ -123,6 +123,7 @@ class World:
     autoscaler: str | None = None
     deleting: bool = False
     now: datetime = builders.START
+    attending_since: datetime = builders.START
     uids: int = 0
     written: list[QuantizedModelStatus] = field(default_factory=list)
     acts: list[Action] = field(default_factory=list)
@@ -141,6 +142,7 @@ class World:
             canary=self.canary,
             claimant=self.claimant,
             refused=self.refused,
+            attended=self.now - self.attending_since,
         )
 
     def _target(self) -> TargetObserved | None:
