@@ -1,16 +1,18 @@
 """Jobs of others and of earlier runs: what is adopted, what is abandoned, what is in the way."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
+import pytest
 from deciding import builders
 from deciding.world import Ends, Hangs, Outcome, Runs, World
 from deciding.worlds import GPTQ, acts, without_rollout
 
 from saffron_api.results import Stage
-from saffron_operator.decision import (
-    DeleteJob,
-)
+from saffron_operator import names
+from saffron_operator.decision import DeleteJob
 from saffron_operator.observed import JobObserved, JobPhase
 
 
@@ -126,3 +128,57 @@ def test_a_candidate_that_comes_late_does_not_stop_the_canary_of_the_one_that_wa
     assert world.candidates["rtn-int4"].startswith("Running")
     assert world.ready == ("False", "CanaryPaused")
     assert world.run().ready == ("True", "Promoted")
+
+
+REMOVED = [
+    ("the Quantize", lambda job: (job.stage, job.candidate) == (Stage.QUANTIZE, "gptq-int4")),
+    ("the Evaluate", lambda job: (job.stage, job.candidate) == (Stage.EVALUATE, "gptq-int4")),
+    ("the Sample", lambda job: job.stage is Stage.SAMPLE),
+    ("the Inspect", lambda job: job.stage is Stage.INSPECT),
+    ("all Jobs", lambda _: True),
+]
+
+
+@pytest.mark.parametrize("removed", [row[1] for row in REMOVED], ids=[row[0] for row in REMOVED])
+def test_a_canary_serves_on_while_jobs_that_somebody_removed_are_done_again(removed: Callable[[JobObserved], bool]):
+    world = World().run(until=lambda world: world.ready[1] == "CanaryPaused")
+    before, canary = world.status.rollout, world.canary
+    world.jobs = {name: job for name, job in world.jobs.items() if not removed(job)}
+    world.now += timedelta(minutes=9)
+    world.step()
+    assert world.ready in {("False", "Quantizing"), ("False", "Sampling"), ("False", "Inspecting")}
+    world.run(until=lambda world: world.ready[1] == "CanaryPaused")
+    assert (world.status.rollout, world.canary) == (before, canary)
+    assert world.run().ready == ("True", "Promoted")
+    assert acts(world) == ["ApplyCanary", "ApplyCanary", "ApplyOverlay", "DeleteCanary"]
+
+
+def test_a_canary_whose_checkpoint_is_measured_again_and_fails_is_removed():
+    world = World().run(until=lambda world: world.ready[1] == "CanaryPaused")
+    world.divergences = {"rtn-int4": 0.5, "gptq-int4": 0.5, "int8": 0.5}
+    world.jobs = {}
+    world.run()
+    assert world.ready == ("False", "NoCandidatePassed")
+    assert (world.canary, world.status.rollout, world.overlay) == (None, None, None)
+
+
+def test_a_canary_whose_jobs_are_done_again_can_be_ended():
+    world = World().run(until=lambda world: world.ready[1] == "CanaryPaused")
+    world.jobs = {}
+    world.script = lambda *_: Runs()
+    world.run()
+    assert world.ready == ("False", "Inspecting")
+    assert world.canary is not None
+    world.annotations[names.ABORT_ANNOTATION] = world.run_id
+    world.run()
+    assert (world.ready, world.canary) == (("False", "Aborted"), None)
+
+
+def test_a_canary_does_not_wait_for_jobs_of_limits_that_make_another_checkpoint():
+    candidates = [{"name": "gptq-int4", "method": "GPTQ", "scheme": "W4A16", "escalate": {"maxBytesRatio": 0.9}}]
+    world = World(spec=builders.spec(candidates=candidates)).run(until=lambda world: world.ready[1] == "CanaryPaused")
+    world.change(candidates=candidates, gates={"klDivergence": {"max": 0.09}})
+    world.step()
+    assert world.ready == ("False", "Quantizing")
+    assert world.canary is not None
+    assert world.canary.deleting

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from datetime import datetime
 
-from saffron_api.quantized_model import QuantizedModelSpec, QuantizedModelStatus, RunStatus
+from saffron_api.quantized_model import CandidateState, QuantizedModelSpec, QuantizedModelStatus, RunStatus
 from saffron_operator import reasons
 from saffron_operator.decide.conditions import READY, Milestone, of_standing, stamped
 from saffron_operator.decide.events import of_run, transition
@@ -18,6 +18,8 @@ from saffron_operator.decide.summary import milestones
 from saffron_operator.decision import Action, Decision, DeleteCanary
 from saffron_operator.names import ABORT_ANNOTATION
 from saffron_operator.observed import Observed, SpecError, TargetFacts
+
+_UNSETTLED = frozenset({CandidateState.PENDING, CandidateState.RUNNING})
 
 
 def decide(observed: Observed, now: datetime) -> Decision:
@@ -80,7 +82,8 @@ def _rolled_out(inputs: Inputs, found: Progress, memory: RolloutMemory) -> Step:
         # Without a rollout a selected checkpoint is all that was asked for.
         return Step(found.standing or _checkpoint_ready(found), replace(memory, rollout=None))
     scene = Scene(inputs, settings, target, target.facts, inputs.observed.canary, memory)
-    return roll_out(scene, found.standing, found.selected)
+    unsettled = {each.name for each in found.candidates if each.state in _UNSETTLED}
+    return roll_out(scene, found.standing, found.selected, unsettled)
 
 
 def _checkpoint_ready(found: Progress) -> Standing:

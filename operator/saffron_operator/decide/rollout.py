@@ -1,5 +1,6 @@
 """How the selected checkpoint reaches the pods that serve: which of a roll-out's parts is in force."""
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from saffron_api.quantized_model import RolloutStatus, SelectedStatus
@@ -12,13 +13,14 @@ from saffron_operator.decide.scene import Scene, Step
 from saffron_operator.names import ABORT_ANNOTATION
 
 
-def roll_out(scene: Scene, standing: Standing | None, goal: SelectedStatus | None) -> Step:
+def roll_out(scene: Scene, standing: Standing | None, goal: SelectedStatus | None, unsettled: Collection[str]) -> Step:
     """Return what a pass does about the roll-out.
 
     Args:
         scene: What there is.
         standing: Of the run's Jobs, where no checkpoint is selected.
         goal: The checkpoint that is selected, or None.
+        unsettled: The candidates that a Job is still to be done for.
     """
     rollout = scene.memory.rollout
     if rollout is not None and rollout.target_uid != scene.target.uid:
@@ -33,6 +35,8 @@ def roll_out(scene: Scene, standing: Standing | None, goal: SelectedStatus | Non
             return undo(_aborted(scene, rollout.checkpoint_digest), rollout)
         return promote(scene, rollout)
     if goal is None or standing is not None:
+        if rollout is not None and standing is not None and _looked_at_again(scene, rollout, standing, unsettled):
+            return Step(standing, scene.memory)
         return _idle(scene, rollout, standing)
     return _towards(scene, rollout, goal)
 
@@ -60,6 +64,26 @@ def _towards(scene: Scene, rollout: RolloutStatus | None, goal: SelectedStatus) 
     if rollout is None:
         raise ValueError("a roll-out that has begun is remembered")
     return go_on(scene, rollout)
+
+
+def _looked_at_again(scene: Scene, rollout: RolloutStatus, standing: Standing, unsettled: Collection[str]) -> bool:
+    """Return whether a canary waits for Jobs that its own run has done once, and that somebody removed.
+
+    They are done again and most likely only report. Until then the canary stays as it is: nothing says that it is worse
+    than it was, and no step ends without its figures.
+    """
+    again = (
+        standing.kind is Kind.WORKING
+        and rollout.run_id == scene.inputs.run.id
+        and rollout.candidate in unsettled
+        and not scene.is_promoted(rollout.checkpoint_digest)
+        and scaled(scene.target) is None
+        and held(scene.target) is None
+    )
+    # The limits are a part of what an escalated candidate is: its Jobs may be those of another checkpoint.
+    return again and all(
+        each.escalate is None for each in scene.inputs.spec.candidates if each.name == rollout.candidate
+    )
 
 
 def _idle(scene: Scene, rollout: RolloutStatus | None, standing: Standing | None) -> Step:
