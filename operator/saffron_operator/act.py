@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from uuid import uuid4
 
 from saffron_api.quantized_model import KIND, QuantizedModelStatus
+from saffron_operator import reasons
 from saffron_operator.client import Cluster, Object
 from saffron_operator.decision import (
     Action,
@@ -18,6 +19,7 @@ from saffron_operator.decision import (
     DeleteCanary,
     DeleteJob,
     Event,
+    EventType,
     KeepResult,
     RemoveOverlay,
 )
@@ -31,7 +33,13 @@ _LONGEST_NOTE = 1024
 
 
 async def act(
-    cluster: Cluster, meta: ResourceMeta, before: QuantizedModelStatus | None, decision: Decision, *, instance: str
+    cluster: Cluster,
+    meta: ResourceMeta,
+    before: QuantizedModelStatus | None,
+    decision: Decision,
+    *,
+    instance: str,
+    refused: str | None = None,
 ) -> None:
     """Bring the cluster to what was decided.
 
@@ -41,6 +49,7 @@ async def act(
         before: Its status as it was observed, or None where that could not be read.
         decision: What to do.
         instance: This replica's name, for the events.
+        refused: What the API server refused in the pass before, if anything.
 
     Raises:
         ConflictError: The resource, or an object that was to be made or changed, is another one by now.
@@ -49,7 +58,12 @@ async def act(
         ApiError: A call failed for another reason.
     """
     if decision.status is not None and decision.status != before:
-        await _write_status(cluster, meta, decision.status)
+        try:
+            await _write_status(cluster, meta, decision.status)
+        except RefusedError as error:
+            if str(error) != refused:  # no status will tell it, so this is told once
+                await _tell(cluster, meta, (_of_refused_status(error),), instance)
+            raise
     try:
         for action in decision.actions:
             await _do(cluster, meta.namespace, action)
@@ -57,6 +71,11 @@ async def act(
         await _tell(cluster, meta, decision.events, instance)
         raise
     await _tell(cluster, meta, decision.events, instance)
+
+
+def _of_refused_status(error: RefusedError) -> Event:
+    message = f"The API server does not take the status ({error}). Mend that; Saffron tries again by itself."
+    return Event(EventType.WARNING, reasons.REFUSED, message)
 
 
 async def _tell(cluster: Cluster, meta: ResourceMeta, events: Sequence[Event], instance: str) -> None:

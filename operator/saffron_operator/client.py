@@ -5,6 +5,7 @@ the dictionaries that the server sent.
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -21,6 +22,8 @@ Object = Mapping[str, Any]
 
 _NOT_FOUND = 404
 _ERRORS: Mapping[int, type[ApiError]] = {400: RefusedError, 403: RefusedError, 409: ConflictError, 422: RefusedError}
+_ADMISSION = re.compile(r"failed calling webhook|denied (the )?request")
+"""A webhook that can't be asked is HTTP 500, and webhooks and policies that deny may pick any status."""
 _PAGE = 500
 _TIMEOUT = aiohttp.ClientTimeout(total=15, connect=5)
 
@@ -173,7 +176,7 @@ class Cluster:
 
         Raises:
             ConflictError: HTTP 409.
-            RefusedError: HTTP 400, 403 or 422.
+            RefusedError: HTTP 400, 403 or 422, or what webhooks and admission policies have the API server answer.
             ApiError: Any other refusal, no answer in time, or none that is JSON.
         """
         call = f"{method} {path}"
@@ -204,4 +207,5 @@ def _decoded(call: str, status: int, text: bytes) -> Object:
     if status < 300:  # noqa: PLR2004 - HTTP's border between success and the rest
         return dict(value)
     reason, message = value.get("reason", ""), value.get("message", "")
-    raise _ERRORS.get(status, ApiError)(call, status, reason, message)
+    kind = RefusedError if _ADMISSION.search(message) else _ERRORS.get(status, ApiError)
+    raise kind(call, status, reason, message)

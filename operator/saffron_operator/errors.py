@@ -43,7 +43,7 @@ class ConflictError(ApiError):
 
 
 class RefusedError(ApiError):
-    """The API server, or one of its admission plug-ins, does not take what was sent (HTTP 400, 403 and 422)."""
+    """The API server does not take what was sent (HTTP 400, 403 and 422), or an admission webhook stands in the way."""
 
 
 class LeadershipLostError(OperatorError):

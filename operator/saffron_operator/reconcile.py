@@ -74,7 +74,14 @@ class Reconciler:
             acts = "; ".join(describe(decision.actions))
             log.info("acting", extra={"fields": {"key": "/".join(key), "acts": acts}})
         try:
-            await act(self.cluster, seen.observed.meta, seen.status, decision, instance=self.instance)
+            await act(
+                self.cluster,
+                seen.observed.meta,
+                seen.status,
+                decision,
+                instance=self.instance,
+                refused=self.refused.get(key),
+            )
         except RefusedError as error:
             self.refused[key] = str(error)
             self._show(key, seen, decision)

@@ -1,9 +1,16 @@
 """What the API server refuses to do: told where a person looks, and tried again until it is done."""
 
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from apilevel import operators, setup
+from apilevel.setup import SERVICE_ACCOUNTS
 
 from saffron_dev.controlplane import ControlPlane
 from saffron_operator.client import Cluster, load_configuration
+from saffron_operator.errors import ApiError
 from saffron_operator.resources import EVENTS, JOBS, QUANTIZED_MODELS
 
 TOO_LITTLE = {"requests": {"memory": "16Gi"}, "limits": {"memory": "8Gi"}}
@@ -37,3 +44,103 @@ async def test_a_job_that_the_api_server_refuses_is_told_until_it_is_taken(
         assert setup.condition(status, "Stalled") is None
         assert setup.ready(status)[1] == "Inspecting"
         assert len(await admin.list_all(JOBS, served)) == 1
+
+
+WEBHOOKS = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
+MERGE_PATCH = "application/merge-patch+json"
+FAILED = 'failed calling webhook "broken.saffron.test"'
+
+
+@asynccontextmanager
+async def broken_webhook(admin: Cluster, namespace: str, group: str, resource: str) -> AsyncIterator[None]:
+    """Have the API server ask a webhook that nobody answers for about all of a kind in a namespace.
+
+    It is asked about service accounts, too, so that a trial tells when the API server has taken note of it.
+    """
+    kinds = ((group, resource), (SERVICE_ACCOUNTS.group, SERVICE_ACCOUNTS.plural))
+    rules = [{"apiGroups": [one], "apiVersions": ["*"], "operations": ["*"], "resources": [two]} for one, two in kinds]
+    configuration = {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "MutatingWebhookConfiguration",
+        "metadata": {"name": f"broken-{namespace}"},
+        "webhooks": [
+            {
+                "name": "broken.saffron.test",
+                "clientConfig": {"url": "https://127.0.0.1:1/mutate"},
+                "rules": rules,
+                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
+                "failurePolicy": "Fail",
+                "sideEffects": "None",
+                "admissionReviewVersions": ["v1"],
+            }
+        ],
+    }
+
+    async def until_asked(wanted: object) -> None:
+        deadline = time.monotonic() + 30
+        while await _is_asked(admin, namespace) is not wanted:
+            assert time.monotonic() < deadline, "the API server takes no note of the webhook"
+            await asyncio.sleep(0.2)
+
+    await admin.send("POST", WEBHOOKS, body=configuration)
+    try:
+        await until_asked(True)
+        yield
+    finally:
+        await admin.send("DELETE", f"{WEBHOOKS}/broken-{namespace}")
+    await until_asked(False)
+
+
+async def _is_asked(admin: Cluster, namespace: str) -> bool:
+    body, trial = {"metadata": {"labels": {"a": "b"}}}, [("dryRun", "All")]
+    try:
+        path = SERVICE_ACCOUNTS.path(namespace, "default")
+        await admin.send("PATCH", path, query=trial, body=body, content_type=MERGE_PATCH)
+    except ApiError as error:
+        return FAILED in error.message
+    return False
+
+
+async def refusals(admin: Cluster, namespace: str) -> list[tuple[str, str]]:
+    found = await admin.list_all(EVENTS, namespace)
+    return [(each["type"], each["note"]) for each in found if each["reason"] == "Refused"]
+
+
+async def test_a_webhook_that_does_not_answer_is_told_until_it_does(
+    installed: ControlPlane, served: str, admin: Cluster
+) -> None:
+    async with Cluster(await load_configuration(str(setup.operator_kubeconfig(installed)))) as cluster:
+        operator = operators.reconciler(cluster)
+        key = await setup.begin(admin, served)
+        async with broken_webhook(admin, served, JOBS.group, JOBS.plural):
+            for _ in range(3):
+                assert FAILED in await setup.refused(operator(key))
+            stalled = setup.condition(await setup.status(admin, key), "Stalled")
+            assert stalled is not None
+            assert stalled[1] == "Refused"
+            assert FAILED in stalled[2]
+            assert await refusals(admin, served) == [("Warning", stalled[2])]
+        assert await operator(key) == 0, "the status still tells what was refused"
+        await operator(key)
+        status = await setup.status(admin, key)
+        assert setup.condition(status, "Stalled") is None
+        assert setup.ready(status)[1] == "Inspecting"
+        assert len(await admin.list_all(JOBS, served)) == 1
+
+
+async def test_a_status_that_a_webhook_keeps_from_being_written_is_told_by_one_event(
+    installed: ControlPlane, served: str, admin: Cluster
+) -> None:
+    async with Cluster(await load_configuration(str(setup.operator_kubeconfig(installed)))) as cluster:
+        operator = operators.reconciler(cluster)
+        key = await setup.begin(admin, served)
+        async with broken_webhook(admin, served, QUANTIZED_MODELS.group, f"{QUANTIZED_MODELS.plural}/status"):
+            for _ in range(3):
+                assert FAILED in await setup.refused(operator(key))
+            ((kind, note),) = await refusals(admin, served)
+            assert kind == "Warning"
+            assert note.startswith("The API server does not take the status (PATCH ")
+            assert FAILED in note
+            assert await admin.list_all(JOBS, served) == []
+        await operator(key)
+        assert setup.ready(await setup.status(admin, key))[0] == "False"
