@@ -22,7 +22,10 @@ class CreateJob:
 
 @dataclass(frozen=True)
 class DeleteJob:
-    """Delete a Job and its pods in the background, if its uid is still this one."""
+    """Delete a Job and its pods in the background, if its uid is still this one.
+
+    The pods end a while later; until then `Observed.leaving` names them.
+    """
 
     name: str
     uid: str

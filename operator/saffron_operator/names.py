@@ -11,6 +11,9 @@ CANDIDATE_LABEL = "saffron.dev/candidate"
 CANARY_LABEL = "saffron.dev/canary-of"
 """The only label in a canary's selector; its value is the target's name."""
 
+JOB_LABEL = "batch.kubernetes.io/job-name"
+"""On a pod, by Kubernetes: its Job. It stays there when the Job is gone."""
+
 KEY_ANNOTATION = "saffron.dev/key"
 """On a Job: what it works on, in full. A Job is ours only if this and the owner match."""
 RUN_ANNOTATION = "saffron.dev/run"

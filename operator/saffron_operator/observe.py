@@ -5,7 +5,7 @@ A read without a resourceVersion is answered from what etcd agrees on, so a pass
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
@@ -50,18 +50,19 @@ async def observe(cluster: Cluster, key: Key, *, quantizer_image: str) -> Seen |
     if resource is None:
         return None
     spec, status = reading.spec(resource), _status(resource, key)
-    (jobs, stages), rollout = await asyncio.gather(_jobs(cluster, key), _rollout(cluster, resource, spec))
+    jobs, rollout = await asyncio.gather(_jobs(cluster, key), _rollout(cluster, resource, spec))
     observed = Observed(
         meta=reading.meta(resource),
         spec=spec,
         memory=Memory.of(status) if status is not None else Memory(),
         quantizer_image=quantizer_image,
-        jobs=jobs,
+        jobs=jobs.jobs,
+        leaving=jobs.leaving,
         target=rollout.target,
         canary=rollout.canary,
         claimant=rollout.claimant,
     )
-    return Seen(observed, status, stages)
+    return Seen(observed, status, jobs.stages)
 
 
 def _status(resource: Object, key: Key) -> QuantizedModelStatus | None:
@@ -74,7 +75,14 @@ def _status(resource: Object, key: Key) -> QuantizedModelStatus | None:
         return None
 
 
-async def _jobs(cluster: Cluster, key: Key) -> tuple[tuple[JobObserved, ...], tuple[StageSeconds, ...]]:
+@dataclass(frozen=True)
+class _Jobs:
+    jobs: tuple[JobObserved, ...]
+    leaving: Mapping[str, str]
+    stages: tuple[StageSeconds, ...]
+
+
+async def _jobs(cluster: Cluster, key: Key) -> _Jobs:
     ours = f"{names.RESOURCE_LABEL}={key.name}"
     jobs, unlabelled = await asyncio.gather(
         cluster.list_all(JOBS, key.namespace, labels=ours),
@@ -86,8 +94,9 @@ async def _jobs(cluster: Cluster, key: Key) -> tuple[tuple[JobObserved, ...], tu
     pods = await cluster.list_all(PODS, key.namespace, labels=ours)
     foreign = [each["metadata"] for each in unlabelled if each["metadata"]["name"].startswith(f"{key.name}-")]
     seconds = (reading.stage_seconds(each) for each in jobs)
-    return (
+    return _Jobs(
         (*(reading.job(each, pods) for each in jobs), *(reading.foreign_job(each) for each in foreign)),
+        reading.leaving(jobs, pods),
         tuple(each for each in seconds if each is not None),
     )
 

@@ -306,6 +306,8 @@ class Observed:
         memory: What is read back of its old status.
         quantizer_image: What the operator runs Jobs with, from its settings.
         jobs: Those with our labels for this resource, and those whose name begins with `<name>-`.
+        leaving: Pods with our labels that have not ended though their Jobs are gone, by the names of these. They may
+            still write.
         target: Of spec.rollout.targetRef; None where there is no such Deployment (or no rollout in the spec).
         canary: None where there is none.
         claimant: The name of an older QuantizedModel of the namespace, not being deleted, that names the same target.
@@ -321,6 +323,7 @@ class Observed:
     memory: Memory
     quantizer_image: str
     jobs: tuple[JobObserved, ...] = ()
+    leaving: Mapping[str, str] = field(default_factory=dict)
     target: TargetObserved | None = None
     canary: CanaryObserved | None = None
     claimant: str | None = None

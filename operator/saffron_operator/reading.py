@@ -90,6 +90,23 @@ def job(manifest: Json, pods: Sequence[Json]) -> JobObserved:
     )
 
 
+def leaving(manifests: Sequence[Json], pods: Sequence[Json]) -> dict[str, str]:
+    """Return the pods that have not ended though their Jobs are gone, by the names of these.
+
+    Args:
+        manifests: The Jobs that are there.
+        pods: Those with our labels.
+    """
+    there = {each["metadata"]["uid"] for each in manifests}
+    return {
+        pod["metadata"]["labels"][names.JOB_LABEL]: pod["metadata"]["name"]
+        for pod in pods
+        if names.JOB_LABEL in pod["metadata"]["labels"]
+        and _controller(pod["metadata"]) not in there
+        and pod.get("status", {}).get("phase") not in {"Succeeded", "Failed"}
+    }
+
+
 def foreign_job(data: Json) -> JobObserved:
     """Return a Job without our labels, of which only the metadata were read: its name is all that matters."""
     return JobObserved(

@@ -13,6 +13,7 @@ from deciding.worlds import GPTQ, acts, without_rollout
 from saffron_api.results import Stage
 from saffron_operator import names
 from saffron_operator.decision import DeleteJob
+from saffron_operator.names import job_name
 from saffron_operator.observed import JobObserved, JobPhase
 
 
@@ -182,3 +183,19 @@ def test_a_canary_does_not_wait_for_jobs_of_limits_that_make_another_checkpoint(
     assert world.ready == ("False", "Quantizing")
     assert world.canary is not None
     assert world.canary.deleting
+
+
+@pytest.mark.parametrize("attempt", [1, 2])
+def test_no_job_begins_while_a_pod_of_one_that_did_its_work_has_not_ended(attempt: int):
+    world = without_rollout().run(until=lambda world: any(job.candidate == "gptq-int4" for job in world.jobs.values()))
+    (job,) = (job for job in world.jobs.values() if job.candidate == "gptq-int4")
+    del world.jobs[job.name]
+    name = job_name("qwen", Stage.QUANTIZE, "gptq-int4", job.key, attempt)
+    world.leaving = {name: f"{name}-x7k2p"}
+    world.run()
+    assert world.ready == ("False", "Quantizing")
+    said = f"the pod {name}-x7k2p of an earlier Job for quantize of gptq-int4 has not ended yet"
+    assert world.message.endswith(said)
+    assert {each.name: each.message for each in world.status.candidates}["gptq-int4"] == said
+    world.leaving = {}
+    assert world.run().ready == ("True", "CheckpointReady")

@@ -248,6 +248,26 @@ def test_a_canary_that_kubernetes_calls_stuck() -> None:
         assert reading.canary(made, []).deadline_exceeded == found
 
 
+@pytest.mark.parametrize(
+    ("owner", "phase", "found"),
+    [
+        pytest.param("job", "Running", {}, id="of a Job that is there"),
+        pytest.param("gone", "Running", {"m-baseline-12345678": "p"}, id="that runs"),
+        pytest.param("gone", "Pending", {"m-baseline-12345678": "p"}, id="that may yet begin"),
+        pytest.param("gone", "Unknown", {"m-baseline-12345678": "p"}, id="of which nothing is known"),
+        pytest.param(None, "Running", {"m-baseline-12345678": "p"}, id="that was let go"),
+        pytest.param("gone", "Succeeded", {}, id="that has succeeded"),
+        pytest.param("gone", "Failed", {}, id="that has failed"),
+    ],
+)
+def test_a_pod_that_outlives_its_job(owner: str | None, phase: str, found: dict[str, str]) -> None:
+    left = pod(phase, owner=owner or "")
+    left["metadata"]["labels"] = {"batch.kubernetes.io/job-name": "m-baseline-12345678"}
+    if owner is None:
+        del left["metadata"]["ownerReferences"]
+    assert reading.leaving([{"metadata": {"uid": "job"}}], [left]) == found
+
+
 def scaler(kind: str, name: str) -> dict[str, Any]:
     return {"metadata": {"name": "busy"}, "spec": {"scaleTargetRef": {"kind": kind, "name": name}}}
 

@@ -148,13 +148,13 @@ def _judged(
 
 def _unfinished(shown: CandidateStatus, tasks: tuple[tuple[Task, State], ...]) -> Prospect:
     """Return a candidate whose last task is not done."""
-    task, found = tasks[-1]
+    _, found = tasks[-1]
     if isinstance(found, Broken):
         return Prospect(_failed(shown, found), tasks, settled=True)
     if isinstance(found, Active):
         shown = shown.model_copy(update={"state": CandidateState.RUNNING, "message": clip(found.message)})
     elif isinstance(found, Clearing):
-        shown = shown.model_copy(update={"message": f"an earlier Job for {task.title} is removed"})
+        shown = shown.model_copy(update={"message": clip(found.message)})
     return Prospect(shown, tasks)
 
 

@@ -210,7 +210,7 @@ def _quantizing_standing(tasks: Sequence[tuple[Task, State]], prospects: Sequenc
 def _sentence(tasks: Sequence[tuple[Task, State]]) -> str:
     """Return what goes on, in words."""
     going = [found.message for _, found in tasks if isinstance(found, Active)]
-    clearing = [f"an earlier Job for {task.title} is removed" for task, found in tasks if isinstance(found, Clearing)]
+    clearing = [found.message for _, found in tasks if isinstance(found, Clearing)]
     starting = [f"{task.title} is next" for task, found in tasks if isinstance(found, Absent)][:1]
     return "; ".join(going + clearing or starting)
 

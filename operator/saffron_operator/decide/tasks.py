@@ -68,12 +68,14 @@ class Absent:
 
 @dataclass(frozen=True)
 class Clearing:
-    """Jobs are in the way and have to go first.
+    """Jobs are in the way and have to go first, or pods that are left of one.
 
     Attributes:
+        message: What is waited for.
         jobs: Those that nobody has deleted yet.
     """
 
+    message: str
     jobs: tuple[JobObserved, ...] = ()
 
 
@@ -126,22 +128,31 @@ def state(inputs: Inputs, task: Task) -> State:
         return _absent(inputs, task, 1)
     newest = max(jobs, key=lambda job: job.attempt)
     if newest.deleting:
-        return Clearing()
+        return Clearing(_removed(task))
     found = _outcome(inputs, task, newest)
     if isinstance(found, Broken) and newest.run != inputs.run.id:
-        return Clearing(tuple(job for job in jobs if not job.deleting))
+        return Clearing(_removed(task), tuple(job for job in jobs if not job.deleting))
     if isinstance(found, Absent):
         return _absent(inputs, task, found.attempt)
     return found
 
 
+def _removed(task: Task) -> str:
+    return f"an earlier Job for {task.title} is removed"
+
+
 def _absent(inputs: Inputs, task: Task, attempt: int) -> State:
+    # Two that do the same work would write to the same files.
+    for number in range(1, MAX_ATTEMPTS + 1):
+        pod = inputs.observed.leaving.get(name_of(inputs, task, number))
+        if pod is not None:
+            return Clearing(f"the pod {pod} of an earlier Job for {task.title} has not ended yet")
     name = name_of(inputs, task, attempt)
     taken = next((job for job in inputs.observed.jobs if job.name == name), None)
     if taken is None:
         return Absent(attempt)
     if taken.deleting:
-        return Clearing()
+        return Clearing(_removed(task))
     return Broken(
         reasons.NAME_TAKEN,
         f"The Job {name} exists and is not the one for this work (another owner, or another {'saffron.dev/key'}); "

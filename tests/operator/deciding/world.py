@@ -118,6 +118,7 @@ class World:
     canary: CanaryObserved | None = None
     target_ready: int = 4
     rolling_since: datetime | None = None
+    leaving: dict[str, str] = field(default_factory=dict)
     claimant: str | None = None
     refused: str | None = None
     autoscaler: str | None = None
@@ -138,6 +139,7 @@ class World:
             memory=Memory.of(QuantizedModelStatus.model_validate_json(self.status.model_dump_json(by_alias=True))),
             quantizer_image=builders.IMAGE,
             jobs=tuple(self.jobs.values()),
+            leaving=self.leaving,
             target=self._target(),
             canary=self.canary,
             claimant=self.claimant,
