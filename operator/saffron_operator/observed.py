@@ -214,6 +214,7 @@ class TargetFacts:
         environment: Of that container as `NAME=VALUE`, where the value is written out.
         cards: Those that serve one model together, each with a part of every linear; None where that is not written
             out.
+        quantization: The method by which the server is told to quantize what it loads; None where it finds out itself.
         model_path: The absolute path that the server reads.
         template: The pod template without our overlay.
         template_hash: The digest of `template`, of the container's name and of `model_path`.
@@ -231,6 +232,7 @@ class TargetFacts:
     also_held: tuple[Holder, ...] = ()
     environment: frozenset[str] = frozenset()
     cards: int | None = 1
+    quantization: str | None = None
     warnings: tuple[str, ...] = ()
 
 

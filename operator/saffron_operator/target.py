@@ -21,6 +21,10 @@ _SHELLS = frozenset({"sh", "bash", "ash", "dash", "zsh"})
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _MODULE = "vllm.entrypoints.openai.api_server"
 _CARDS = frozenset({"--tensor-parallel-size", "-tp"})
+_QUANTIZATION = {
+    Engine.VLLM: frozenset({"--quantization", "-q"}),
+    Engine.TRANSFORMERS: frozenset({"--quantization"}),
+}
 
 
 class _Problem(Exception):  # noqa: N818 - it never leaves this file
@@ -63,6 +67,7 @@ def _read(deployment: Json, name: str, model_uri: str) -> TargetFacts:
         also_held=others(deployment, name, path),
         environment=_environment(container),
         cards=_cards(arguments) if engine is Engine.VLLM else 1,
+        quantization=_quantization(engine, arguments),
         warnings=warnings(deployment, container),
     )
 
@@ -124,14 +129,31 @@ def _model_path(container: Json, arguments: Sequence[str]) -> str:
 
 def _cards(arguments: Sequence[str]) -> int | None:
     """Return vLLM's tensor-parallel size, whose last mention counts; None where it is no number, as `$(CARDS)`."""
-    said = "1"
-    for before, word in zip(["", *arguments], arguments, strict=False):
-        option, _, value = word.replace("_", "-").partition("=")
-        if option in _CARDS and value:
-            said = value
-        elif before.replace("_", "-") in _CARDS:
-            said = word
+    said = _said(arguments, _CARDS) or "1"
     return int(said) if said.isascii() and said.isdigit() and int(said) > 0 else None
+
+
+def _quantization(engine: Engine, arguments: Sequence[str]) -> str | None:
+    """Return how the server is told to quantize what it loads; None where it is told nothing."""
+    said = _said(arguments, _QUANTIZATION[engine])
+    return None if said in {"", "None"} else said
+
+
+def _said(arguments: Sequence[str], options: frozenset[str]) -> str | None:
+    """Return the value of an option, whose last mention counts; None where it is not there."""
+    said = None
+    for before, word in zip(["", *arguments], arguments, strict=False):
+        option, equals, value = word.partition("=")
+        if _spelled(option) in options and equals:
+            said = value
+        elif _spelled(before) in options:
+            said = word
+    return said
+
+
+def _spelled(option: str) -> str:
+    """Return an option as its documentation spells it: vLLM takes an underscore for a dash."""
+    return option.replace("_", "-")
 
 
 def _check_mounts(template: Json, container: Json, path: str, model_uri: str) -> None:

@@ -59,6 +59,13 @@ def shell() -> Object:
     return made
 
 
+def quantizing() -> Object:
+    """A model server that quantizes the original while it loads it."""
+    made: dict[str, Any] = dict(setup.server(""))
+    made["spec"]["template"]["spec"]["containers"][0]["args"] += ["--quantization", "bnb-8bit"]
+    return made
+
+
 SCALER: Object = {
     "apiVersion": AUTOSCALERS.api_version,
     "kind": "HorizontalPodAutoscaler",
@@ -101,6 +108,18 @@ CASES: dict[str, Case] = {
             "containers[server].command: a shell hides the model's path; write the server and its arguments as a list.",
         ),
         before=(shell(),),
+        jobs=0,
+    ),
+    "a target whose server quantizes": Case(
+        ready=(
+            "TargetUnsupported",
+            (
+                "The server of the Deployment server is told how to quantize what it loads (--quantization "
+                "bnb-8bit), and refuses a checkpoint that is quantized otherwise; take that out of its arguments. It "
+                "reads from a checkpoint itself how that is quantized."
+            ),
+        ),
+        before=(quantizing(),),
         jobs=0,
     ),
     "a target that something else scales": Case(

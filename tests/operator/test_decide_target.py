@@ -113,10 +113,16 @@ def _also_held(world: World) -> None:
     world.deployment["metadata"].setdefault("managedFields", []).append(rival)
 
 
+def _quantizes(world: World) -> None:
+    command = ["vllm", "serve", "/models/qwen", "--quantization", "fp8"]
+    world.deployment = builders.deployment(container={"command": command})
+
+
 OBSTACLES = [
     ("no Deployment", _no_target, "TargetNotFound", "create it or correct spec.rollout.targetRef"),
     ("an older claim", _claimed, "TargetClaimed", "target of older"),
     ("a shell", _shell, "TargetUnsupported", "a shell hides the model's path"),
+    ("a server that quantizes itself", _quantizes, "TargetUnsupported", "(--quantization fp8)"),
     ("another manager", _also_held, "TargetConflict", "annotations[saffron.dev/checkpoint] (argocd)"),
     ("another one's checkpoint", _others_overlay, "TargetConflict", "remove that volume"),
 ]
@@ -192,6 +198,14 @@ def test_what_is_promoted_may_be_held_by_others_until_the_next_roll_out():
     world.deployment["metadata"]["managedFields"].pop()
     world.run()
     assert (world.ready, world.overlay) == (("True", "Promoted"), INT8)
+
+
+def test_the_server_of_what_is_promoted_may_be_told_its_method():
+    world = World().run()
+    assert world.deployment is not None
+    container = world.deployment["spec"]["template"]["spec"]["containers"][0]
+    container["command"] = [*container["command"], "--quantization", "compressed-tensors"]
+    assert world.run().ready == ("True", "Promoted")
 
 
 def test_a_promotion_whose_fields_another_manager_takes_is_left_as_it_is():

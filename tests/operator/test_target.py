@@ -227,6 +227,25 @@ def test_a_volume_of_our_name_that_is_not_ours_is_a_conflict():
     assert found.message.startswith("volumes[saffron-checkpoint] of the target was not put there by Saffron")
 
 
+QUANTIZED: list[tuple[str, list[str], list[str], str | None]] = [
+    ("nothing", ["vllm", "serve"], [], None),
+    ("the option and its value", ["vllm", "serve"], ["--quantization", "fp8"], "fp8"),
+    ("both in one word", ["vllm", "serve"], ["--quantization=fp8"], "fp8"),
+    ("its short form", ["vllm", "serve"], ["-q", "bitsandbytes", "--port", "80"], "bitsandbytes"),
+    ("another value later", ["vllm", "serve"], ["-q=fp8", "--quantization", "experts_int8"], "experts_int8"),
+    ("a value that says nothing", ["vllm", "serve"], ["--quantization", "None"], None),
+    ("an option that begins alike", ["vllm", "serve"], ["--quantization-param-path", "/scales.json"], None),
+    ("transformers", ["transformers", "serve"], ["--quantization", "bnb-4bit"], "bnb-4bit"),
+    ("a short form that transformers does not know", ["transformers", "serve"], ["-q", "x"], None),
+]
+
+
+@pytest.mark.parametrize(("server", "given", "method"), [row[1:] for row in QUANTIZED], ids=[r[0] for r in QUANTIZED])
+def test_how_a_server_quantizes_what_it_loads_is_said_by(server: list[str], given: list[str], method: str | None):
+    container = {"command": server, "args": ["/models/qwen", *given]}
+    assert facts(builders.deployment(container=container)).quantization == method
+
+
 EDITS: list[tuple[str, dict[str, Any], bool]] = [
     ("another image", {"container": {"image": "localhost/engine:2"}}, True),
     ("a restart", {"template": {"metadata": {"annotations": {"restartedAt": "now"}}}}, True),

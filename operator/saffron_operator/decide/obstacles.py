@@ -42,6 +42,21 @@ def _unsupported(observed: Observed, _: str) -> Found:
     return observed.target.facts.reason, observed.target.facts.message
 
 
+def _quantizes(observed: Observed, name: str) -> Found:
+    # The owner of what is promoted and served may name the method that it has; the next checkpoint may have another.
+    if observed.target is None or not isinstance(observed.target.facts, TargetFacts) or _at_rest(observed):
+        return None
+    method = observed.target.facts.quantization
+    if method is None:
+        return None
+    message = (
+        f"The server of the Deployment {name} is told how to quantize what it loads (--quantization {method}), and "
+        "refuses a checkpoint that is quantized otherwise; take that out of its arguments. It reads from a checkpoint "
+        "itself how that is quantized."
+    )
+    return reasons.TARGET_UNSUPPORTED, message
+
+
 def scaled(target: TargetObserved) -> Found:
     """Return why a roll-out by replicas can't go with what scales the target, or None where nothing does.
 
@@ -110,6 +125,7 @@ _RULES: tuple[Callable[[Observed, str], Found], ...] = (
     _claimed,  # before all else: the older one may well be what changes the target
     _missing,
     _unsupported,
+    _quantizes,
     _overlaid,
     _held,
     _canary_taken,
