@@ -3,6 +3,7 @@
 The first call that fails ends the pass. What was done stands, and the next pass decides from there.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from uuid import uuid4
@@ -28,8 +29,10 @@ from saffron_operator.names import FIELD_MANAGER, RESULT_ANNOTATION
 from saffron_operator.observed import Json, ResourceMeta
 from saffron_operator.resources import DEPLOYMENTS, EVENTS, JOBS, QUANTIZED_MODELS
 
+log = logging.getLogger(__name__)
+
 _LONGEST_NOTE = 1024
-"""The API server refuses a longer event."""
+"""Bytes of UTF-8; the API server refuses a longer event."""
 
 
 async def act(
@@ -53,8 +56,8 @@ async def act(
 
     Raises:
         ConflictError: The resource, or an object that was to be made or changed, is another one by now.
-        RefusedError: The API server does not take an act. The events are sent all the same: one of them may tell that
-            it did not in the pass before.
+        RefusedError: The API server does not take the status or an act. The events are sent all the same: one of them
+            may tell that it did not in the pass before.
         ApiError: A call failed for another reason.
     """
     if decision.status is not None and decision.status != before:
@@ -80,7 +83,11 @@ def _of_refused_status(error: RefusedError) -> Event:
 
 async def _tell(cluster: Cluster, meta: ResourceMeta, events: Sequence[Event], instance: str) -> None:
     for event in events:
-        await cluster.create(EVENTS, meta.namespace, _event(meta, event, instance), manager=FIELD_MANAGER)
+        try:
+            await cluster.create(EVENTS, meta.namespace, _event(meta, event, instance), manager=FIELD_MANAGER)
+        except RefusedError as error:
+            # What it tells stands in the status, and is done or not all the same.
+            log.warning("event refused", extra={"fields": {"key": f"{meta.namespace}/{meta.name}", "error": error}})
 
 
 async def _write_status(cluster: Cluster, meta: ResourceMeta, status: QuantizedModelStatus) -> None:
@@ -139,7 +146,6 @@ def _as_built(manifest: Json) -> Iterator[Object]:
 
 
 def _event(meta: ResourceMeta, event: Event, instance: str) -> Object:
-    note = event.message if len(event.message) <= _LONGEST_NOTE else event.message[: _LONGEST_NOTE - 3] + "..."
     return {
         "apiVersion": EVENTS.api_version,
         "kind": "Event",
@@ -151,7 +157,7 @@ def _event(meta: ResourceMeta, event: Event, instance: str) -> Object:
         "action": "Reconcile",
         "type": event.type,
         "reason": event.reason,
-        "note": note,
+        "note": _note(event.message),
         "regarding": {
             "apiVersion": QUANTIZED_MODELS.api_version,
             "kind": KIND,
@@ -160,6 +166,14 @@ def _event(meta: ResourceMeta, event: Event, instance: str) -> Object:
             "uid": meta.uid,
         },
     }
+
+
+def _note(message: str) -> str:
+    """Return a message, cut to what an event may hold: never in the middle of a letter."""
+    encoded = message.encode()
+    if len(encoded) <= _LONGEST_NOTE:
+        return message
+    return encoded[: _LONGEST_NOTE - 3].decode(errors="ignore") + "..."
 
 
 def describe(actions: tuple[Action, ...]) -> Iterator[str]:

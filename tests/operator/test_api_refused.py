@@ -5,12 +5,16 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
 from apilevel import operators, setup
 from apilevel.setup import SERVICE_ACCOUNTS
 
 from saffron_dev.controlplane import ControlPlane
+from saffron_operator.act import act
 from saffron_operator.client import Cluster, load_configuration
+from saffron_operator.decision import Decision, Event, EventType
 from saffron_operator.errors import ApiError
+from saffron_operator.reading import meta
 from saffron_operator.resources import EVENTS, JOBS, QUANTIZED_MODELS
 
 TOO_LITTLE = {"requests": {"memory": "16Gi"}, "limits": {"memory": "8Gi"}}
@@ -144,3 +148,28 @@ async def test_a_status_that_a_webhook_keeps_from_being_written_is_told_by_one_e
             assert await admin.list_all(JOBS, served) == []
         await operator(key)
         assert setup.ready(await setup.status(admin, key))[0] == "False"
+
+
+async def test_an_event_that_is_refused_keeps_nothing_from_being_done_or_told(
+    installed: ControlPlane, served: str, admin: Cluster
+) -> None:
+    async with Cluster(await load_configuration(str(setup.operator_kubeconfig(installed)))) as cluster:
+        operator = operators.reconciler(cluster)
+        key = await setup.begin(admin, served)
+        async with broken_webhook(admin, served, EVENTS.group, EVENTS.plural):
+            for _ in range(3):
+                await operator(key)
+                assert setup.ready(await setup.status(admin, key)) == ("False", "Inspecting")
+        assert len(await admin.list_all(JOBS, served)) == 1
+
+
+@pytest.mark.parametrize("letter", ["a", "é", "名", "🌸"], ids=["1 byte", "2 bytes", "3 bytes", "4 bytes"])
+async def test_an_event_of_any_letters_is_taken(served: str, admin: Cluster, letter: str) -> None:
+    await setup.create(admin, QUANTIZED_MODELS, setup.quantized_model(served))
+    resource = meta(await admin.get(QUANTIZED_MODELS, served, "model") or {})
+    told = Decision(status=None, events=(Event(EventType.WARNING, "Refused", letter * 1024),))
+    await act(admin, resource, None, told, instance="test")
+    ((_, note),) = await refusals(admin, served)
+    assert (
+        note == letter * 1024 if letter == "a" else note.removesuffix("...") == letter * (1021 // len(letter.encode()))
+    )
