@@ -25,7 +25,7 @@ REMOVING_CANARY = "RemovingCanary"
 UNDOING = "Undoing"
 """A checkpoint was rejected; the target goes back to what it served before."""
 TARGET_NOT_READY = "TargetNotReady"
-"""The target has no ready pod, so there is nothing to compare a canary with."""
+"""The target has no ready pod, so there is nothing to compare a canary with, or has none on purpose."""
 
 # --- Something is waited for, or is as asked for -----------------------------------------------------------------
 

@@ -160,6 +160,7 @@ def _decision(observed: Observed, now: datetime, run: RunStatus | None, found: P
         step.actions,
         (*step.events, *transition(observed.memory.conditions, conditions, stalled=stalled)),
         requeue_after=max(0.0, (min(times) - now).total_seconds()) if times else None,
+        idle=step.idle,
     )
 
 

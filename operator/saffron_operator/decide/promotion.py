@@ -29,6 +29,10 @@ def promote(scene: Scene, rollout: RolloutStatus) -> Step:
 
     Once begun it is finished, whatever run began meanwhile: half a promotion is what nobody asked for.
     """
+    if scene.target.replicas == 0:
+        # No pod would be missing, and none would have shown that it serves the checkpoint.
+        memory = replace(scene.memory, rollout=rollout)
+        return Step(_without_pods(scene), memory, scene.remove_canary(), idle=True)
     if _complete(scene, rollout):
         return served(replace(scene, memory=replace(scene.memory, promoted=_promoted(scene, rollout))), rollout)
     if scene.target.paused:
@@ -69,6 +73,11 @@ def _paused(scene: Scene, rollout: RolloutStatus) -> Standing:
         f"{rollout.candidate}. To go on: kubectl -n {namespace} rollout resume deployment/{name}"
     )
     return Standing(Kind.WAITING, reasons.TARGET_PAUSED, message, "Promoting")
+
+
+def _without_pods(scene: Scene) -> Standing:
+    message = f"The Deployment {scene.target.name} has no pod (spec.replicas is 0); the promotion goes on when it has."
+    return Standing(Kind.WORKING, reasons.TARGET_NOT_READY, message, "Promoting")
 
 
 def _complete(scene: Scene, rollout: RolloutStatus) -> bool:

@@ -56,9 +56,11 @@ def _towards(scene: Scene, rollout: RolloutStatus | None, goal: SelectedStatus) 
     unfit = scaled(scene.target) or held(scene.target)
     if unfit is not None:
         return _idle(scene, rollout, stalled(unfit))
-    if rollout is None or rollout.checkpoint_digest != digest:
-        if scene.target.ready == 0:
-            return _idle(scene, rollout, _target_not_ready(scene))
+    begins = rollout is None or rollout.checkpoint_digest != digest
+    # A canary is not to serve alone what its owner does not want served; pods that are only missing come back.
+    if scene.target.replicas == 0 or (begins and scene.target.ready == 0):
+        return _idle(scene, rollout, _target_not_ready(scene))
+    if begins:
         scene = begin(scene, goal)
     rollout = scene.memory.rollout
     if rollout is None:
@@ -77,6 +79,7 @@ def _looked_at_again(scene: Scene, rollout: RolloutStatus, standing: Standing, u
         and rollout.run_id == scene.inputs.run.id
         and rollout.candidate in unsettled
         and not scene.is_promoted(rollout.checkpoint_digest)
+        and scene.target.replicas > 0
         and scaled(scene.target) is None
         and held(scene.target) is None
     )

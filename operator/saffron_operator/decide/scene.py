@@ -121,6 +121,7 @@ class Step:
         actions: On the canary and the target.
         events: About what happened to them.
         revisit: When a time limit or a pause asks for another pass.
+        idle: Nothing can be brought on, so no time limit runs.
     """
 
     standing: Standing
@@ -128,3 +129,4 @@ class Step:
     actions: tuple[Action, ...] = ()
     events: tuple[Event, ...] = field(default=())
     revisit: datetime | None = None
+    idle: bool = False
