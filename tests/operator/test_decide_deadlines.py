@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from deciding import builders
 from deciding.world import World
 from deciding.worlds import acts, with_steps
 
@@ -176,3 +177,33 @@ def test_no_time_counts_in_which_nothing_may_be_brought_on():
     assert world.step().idle
     world.deployment = target
     assert not world.step().idle
+
+
+# --- a clock that was wrong --------------------------------------------------------------------------------------
+
+
+def test_a_pause_that_began_by_a_clock_that_was_ahead_begins_again():
+    world = World(now=builders.START + timedelta(days=30))
+    world.run(until=lambda world: world.ready[1] == "CanaryPaused")
+    world.now -= timedelta(days=20)
+    decision = world.step()
+    assert (world.ready, decision.requeue_after) == (("False", "CanaryPaused"), 600)
+    assert world.run().ready == ("True", "Promoted")
+
+
+def test_a_wait_that_began_by_a_clock_that_was_ahead_begins_again():
+    world = World(canary_gets_ready=False, now=builders.START + timedelta(days=30))
+    world.run(until=lambda world: world.canary is not None)
+    world.now -= timedelta(days=20)
+    world.move()
+    decision = world.step()
+    assert (world.ready, decision.requeue_after) == (("False", "CanaryStarting"), DEADLINE)
+
+
+def test_a_promotion_that_began_by_a_clock_that_was_ahead_begins_to_wait_again():
+    world = World(target_gets_ready=False, now=builders.START + timedelta(days=30))
+    world.run(until=lambda world: world.ready[1] == "Promoting")
+    world.now -= timedelta(days=20)
+    world.rolling_since = world.now
+    decision = world.step()
+    assert (world.ready, decision.requeue_after) == (("False", "Promoting"), DEADLINE)

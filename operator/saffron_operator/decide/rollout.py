@@ -22,7 +22,8 @@ def roll_out(scene: Scene, standing: Standing | None, goal: SelectedStatus | Non
         goal: The checkpoint that is selected, or None.
         unsettled: The candidates that a Job is still to be done for.
     """
-    rollout = scene.memory.rollout
+    rollout = _not_ahead(scene)
+    scene = replace(scene, memory=replace(scene.memory, rollout=rollout))
     if rollout is not None and rollout.target_uid != scene.target.uid:
         # The Deployment was made anew: nothing of this roll-out is on it.
         rollout = None
@@ -39,6 +40,19 @@ def roll_out(scene: Scene, standing: Standing | None, goal: SelectedStatus | Non
             return Step(standing, scene.memory)
         return _idle(scene, rollout, standing)
     return _towards(scene, rollout, goal)
+
+
+def _not_ahead(scene: Scene) -> RolloutStatus | None:
+    """Return the roll-out that is remembered, with times that a clock wrote which was ahead put back to now.
+
+    Else a pause, or a wait, would last until the clock comes to that time again.
+    """
+    rollout, now = scene.memory.rollout, scene.inputs.now
+    if rollout is None:
+        return None
+    entered, started = rollout.step_entered_at, rollout.step_started_at
+    times = {"step_entered_at": min(entered, now), "step_started_at": min(started, now) if started else None}
+    return rollout.model_copy(update=times)
 
 
 def _towards(scene: Scene, rollout: RolloutStatus | None, goal: SelectedStatus) -> Step:
