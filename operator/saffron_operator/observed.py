@@ -96,13 +96,13 @@ class JobPhase(StrEnum):
 
 @dataclass(frozen=True)
 class Waiting:
-    """Why a pod does not start, or is not ready.
+    """Why a pod does not start, is not ready, or is not made.
 
     Attributes:
         reason: In Kubernetes' words: ErrImagePull, ImagePullBackOff, InvalidImageName, CreateContainerConfigError,
-            CrashLoopBackOff, Unschedulable ...
+            CrashLoopBackOff, Unschedulable, FailedCreate ...
         message: The sentence beside it, possibly empty. Never a word from a pod's log.
-        since: When the pod was given a node; until then, when it was made.
+        since: When the pod was given a node; until then, when it was made, or first could not be.
     """
 
     reason: str
@@ -249,7 +249,7 @@ class TargetObserved:
         progressed_at: lastUpdateTime of its Progressing condition.
         facts: What its manifest says, or why Saffron can't work with it.
         autoscaler: The name of an HPA or ScaledObject that scales it, as `HorizontalPodAutoscaler qwen`.
-        trouble: Why a pod of its newest revision is not ready.
+        trouble: Why a pod of its newest revision is not ready, or not there.
     """
 
     name: str
@@ -280,7 +280,7 @@ class CanaryObserved:
         digest: Of the checkpoint in its pod template's annotation; empty where it is missing.
         template_hash: Of `saffron.dev/template`; empty where it is missing.
         deadline_exceeded: Its Progressing condition is False for ProgressDeadlineExceeded.
-        trouble: Why a pod of it is not ready.
+        trouble: Why a pod of it is not ready, or not there.
     """
 
     name: str

@@ -144,7 +144,7 @@ def canary(deployment: Json, pods: Sequence[Json]) -> CanaryObserved:
         template_hash=data.get("annotations", {}).get(names.TEMPLATE_ANNOTATION, ""),
         deleting="deletionTimestamp" in data,
         deadline_exceeded=_deadline_exceeded(_progressing(deployment)),
-        trouble=trouble(pods),
+        trouble=trouble(pods) or _without_pods(deployment),
     )
 
 
@@ -173,6 +173,14 @@ def trouble(pods: Sequence[Json]) -> Waiting | None:
     newest_first = sorted(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), reverse=True)
     reasons = (_waiting(pod) for pod in newest_first if "deletionTimestamp" not in pod["metadata"])
     return next((reason for reason in reasons if reason is not None), None)
+
+
+def _without_pods(deployment: Json) -> Waiting | None:
+    """Return why a pod of it is not even made, as for a quota; None where all are."""
+    failed = condition(deployment, "ReplicaFailure")
+    if failed is None:
+        return None
+    return Waiting(failed["reason"], failed.get("message", ""), moment(failed["lastTransitionTime"]))
 
 
 def condition(manifest: Json, kind: str) -> Json | None:
@@ -324,7 +332,7 @@ def target(
         deadline_exceeded=_deadline_exceeded(progressing),
         progressed_at=moment(progressing["lastUpdateTime"]) if progressing else None,
         autoscaler=autoscaler,
-        trouble=trouble(newest),
+        trouble=trouble(newest) or _without_pods(deployment),
     )
 
 

@@ -268,6 +268,15 @@ def test_a_pod_that_outlives_its_job(owner: str | None, phase: str, found: dict[
     assert reading.leaving([{"metadata": {"uid": "job"}}], [left]) == found
 
 
+def test_a_deployment_whose_pods_are_not_made_says_why() -> None:
+    forbidden = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "exceeded quota: q"}
+    made = deployment(conditions=[forbidden | {"lastTransitionTime": MADE}])
+    told = Waiting("FailedCreate", "exceeded quota: q", AT)
+    assert reading.canary(made, []).trouble == told
+    assert reading.target(made, [], facts=FACTS, autoscaler=None).trouble == told
+    assert reading.canary(made, [pod("Pending", PULL)]).trouble == Waiting("ErrImagePull", "not found", AT)
+
+
 def scaler(kind: str, name: str) -> dict[str, Any]:
     return {"metadata": {"name": "busy"}, "spec": {"scaleTargetRef": {"kind": kind, "name": name}}}
 
