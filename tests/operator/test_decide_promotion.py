@@ -73,18 +73,35 @@ def test_a_large_target_has_time_as_long_as_it_gets_on():
     assert reason(with_target(world, progressed_at=world.now - timedelta(seconds=600))) == "Undoing"
 
 
+def test_a_target_whose_pods_get_ready_and_die_in_turns_is_not_waited_for_longer_than_its_pods_one_after_the_other():
+    world = promoting()
+    for seconds, expected in ((4 * 600 - 1, "Promoting"), (4 * 600, "Undoing")):
+        world.now = builders.START + timedelta(seconds=seconds) + _begun(world)
+        assert reason(with_target(world, progressed_at=world.now - timedelta(seconds=9))) == expected
+    decision = with_target(world, progressed_at=world.now)
+    assert decision.status is not None
+    assert decision.status.rejected[0].reason == "PromotionFailed"
+
+
+def _begun(world: World) -> timedelta:
+    assert world.status.rollout is not None
+    return world.status.rollout.step_entered_at - builders.START
+
+
 def test_a_target_that_its_owner_paused_is_waited_for_without_a_deadline():
     world = World(target_gets_ready=False).run(until=lambda world: world.ready[1] == "Promoting")
     world.now += timedelta(hours=8)
     for changes in ({"paused": True}, {"paused": True, "deadline_exceeded": True}):
         decision = with_target(world, **changes)
         assert (reason(decision), decision.actions, decision.requeue_after) == ("TargetPaused", (), None)
+        assert decision.idle
         assert decision.status is not None
         assert {each.type for each in decision.status.conditions}.isdisjoint({"Reconciling", "Stalled"})
         assert "kubectl -n serving rollout resume deployment/qwen" in decision.status.conditions[0].message
+    world.attending_since = world.now
     # The Deployment's controller has not yet taken note that it goes on: it writes down when it does.
     decision = with_target(world, current=False)
-    assert (reason(decision), decision.requeue_after) == ("Promoting", None)
+    assert (reason(decision), decision.requeue_after) == ("Promoting", 600)
     assert reason(with_target(world, progressed_at=world.now)) == "Promoting"
 
 

@@ -1,7 +1,7 @@
 """The end of a roll-out: the checkpoint on the target's own pods, or the target as it was before."""
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from saffron_api.quantized_model import PromotedStatus, RolloutStatus
 from saffron_operator import reasons
@@ -37,10 +37,8 @@ def promote(scene: Scene, rollout: RolloutStatus) -> Step:
         return served(replace(scene, memory=replace(scene.memory, promoted=_promoted(scene, rollout))), rollout)
     if scene.target.paused:
         # Nothing is replaced, so nothing is late. What controls the Deployment counts from when it goes on, too.
-        return Step(_paused(scene, rollout), replace(scene.memory, rollout=rollout))
-    entered = scene.inputs.waits_since(rollout.step_entered_at)
-    since = max(entered, scene.target.progressed_at or entered)
-    deadline = since + timedelta(seconds=scene.settings.progress_deadline_seconds)
+        return Step(_paused(scene, rollout), replace(scene.memory, rollout=rollout), idle=True)
+    deadline = _deadline(scene, rollout)
     late = scene.inputs.now >= deadline
     stuck = scene.serves(rollout.checkpoint_digest) and scene.target.deadline_exceeded
     if scene.target.current and (stuck or late):
@@ -64,6 +62,18 @@ def promote(scene: Scene, rollout: RolloutStatus) -> Step:
     mounted = scene.serves(rollout.checkpoint_digest)
     actions = () if mounted else (scene.apply(scene.checkpoint(rollout)),)
     return Step(standing, replace(scene.memory, rollout=weighed), actions, revisit=None if late else deadline)
+
+
+def _deadline(scene: Scene, rollout: RolloutStatus) -> datetime:
+    """Return until when the target's pods are waited for.
+
+    It moves on with each step that they make, but not for longer than they would take one after the other: pods that
+    get ready and die in turns make steps, too, and for ever.
+    """
+    entered = scene.inputs.waits_since(rollout.step_entered_at)
+    patience = timedelta(seconds=scene.settings.progress_deadline_seconds)
+    progressed = max(entered, scene.target.progressed_at or entered)
+    return min(progressed + patience, entered + patience * scene.target.replicas)
 
 
 def _paused(scene: Scene, rollout: RolloutStatus) -> Standing:
