@@ -50,7 +50,7 @@ async def observe(cluster: Cluster, key: Key, *, quantizer_image: str) -> Seen |
     if resource is None:
         return None
     spec, status = reading.spec(resource), _status(resource, key)
-    jobs, rollout = await asyncio.gather(_jobs(cluster, key), _rollout(cluster, resource, spec))
+    jobs, rollout = await asyncio.gather(_jobs(cluster, key, resource), _rollout(cluster, resource, spec))
     observed = Observed(
         meta=reading.meta(resource),
         spec=spec,
@@ -82,7 +82,7 @@ class _Jobs:
     stages: tuple[StageSeconds, ...]
 
 
-async def _jobs(cluster: Cluster, key: Key) -> _Jobs:
+async def _jobs(cluster: Cluster, key: Key, resource: Object) -> _Jobs:
     ours = f"{names.RESOURCE_LABEL}={key.name}"
     jobs, unlabelled = await asyncio.gather(
         cluster.list_all(JOBS, key.namespace, labels=ours),
@@ -95,7 +95,7 @@ async def _jobs(cluster: Cluster, key: Key) -> _Jobs:
     foreign = [each["metadata"] for each in unlabelled if each["metadata"]["name"].startswith(f"{key.name}-")]
     seconds = (reading.stage_seconds(each) for each in jobs)
     return _Jobs(
-        (*(reading.job(each, pods) for each in jobs), *(reading.foreign_job(each) for each in foreign)),
+        (*(reading.job(each, pods, resource) for each in jobs), *(reading.foreign_job(each) for each in foreign)),
         reading.leaving(jobs, pods),
         tuple(each for each in seconds if each is not None),
     )
@@ -118,7 +118,10 @@ async def _rollout(cluster: Cluster, resource: Object, spec: object) -> _Rollout
         cluster.list_all(QUANTIZED_MODELS, namespace, fields=f"spec.rollout.targetRef.name={ref.name}"),
         _autoscaler(cluster, namespace, ref.name),
     )
-    found = _Rollout(canary=canary, claimant=reading.claimant(resource, others))
+    found = _Rollout(
+        canary=reading.canary(*canary, others) if canary is not None else None,
+        claimant=reading.claimant(resource, others),
+    )
     if deployment is None:
         return found
     target = reading.target(
@@ -130,12 +133,13 @@ async def _rollout(cluster: Cluster, resource: Object, spec: object) -> _Rollout
     return replace(found, target=target)
 
 
-async def _canary(cluster: Cluster, namespace: str, target: str) -> CanaryObserved | None:
+async def _canary(cluster: Cluster, namespace: str, target: str) -> tuple[Object, Sequence[Object]] | None:
+    """Return the Deployment with the canary's name and the pods that are labelled as its; None where there is none."""
     deployment, pods = await asyncio.gather(
         cluster.get(DEPLOYMENTS, namespace, names.canary_name(target)),
         cluster.list_all(PODS, namespace, labels=f"{names.CANARY_LABEL}={target}"),
     )
-    return None if deployment is None else reading.canary(deployment, pods)
+    return None if deployment is None else (deployment, pods)
 
 
 async def _unready_pods(cluster: Cluster, deployment: Object) -> Sequence[Object]:

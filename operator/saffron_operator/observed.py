@@ -131,6 +131,7 @@ class JobObserved:
 
     Attributes:
         key: Of `saffron.dev/key`; empty where the annotation is missing. The same for `run`; `attempt` is then 1.
+        deleting: It is being deleted, or is about to be since the QuantizedModel that made it is gone.
         stage: Of the label, or None where it is missing or unknown. The same for `candidate`.
         owner_uid: Of the controlling owner.
         result: Of `saffron.dev/result`, if that is there and readable; else what the last pod to end left in its
@@ -279,6 +280,7 @@ class CanaryObserved:
         current: status.observedGeneration has reached metadata.generation.
         digest: Of the checkpoint in its pod template's annotation; empty where it is missing.
         template_hash: Of `saffron.dev/template`; empty where it is missing.
+        deleting: It is being deleted, or is about to be since the QuantizedModel that made it is gone.
         deadline_exceeded: Its Progressing condition is False for ProgressDeadlineExceeded.
         trouble: Why a pod of it is not ready, or not there.
     """

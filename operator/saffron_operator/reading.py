@@ -9,7 +9,7 @@ from datetime import datetime
 from pydantic import ValidationError
 
 from saffron_api.failures import OTHER_RANKS
-from saffron_api.quantized_model import QuantizedModelSpec
+from saffron_api.quantized_model import KIND, QuantizedModelSpec
 from saffron_api.results import FailureResult, Stage, StageResult, decode
 from saffron_operator import names
 from saffron_operator.metrics import StageSeconds
@@ -57,12 +57,13 @@ def spec(resource: Json) -> QuantizedModelSpec | SpecError:
         return SpecError(f"{path}: {first['msg']}")
 
 
-def job(manifest: Json, pods: Sequence[Json]) -> JobObserved:
+def job(manifest: Json, pods: Sequence[Json], resource: Json) -> JobObserved:
     """Return a Job of ours.
 
     Args:
         manifest: The Job.
         pods: At least all pods that it owns.
+        resource: The QuantizedModel. What an earlier one of its name owns is about to be deleted.
     """
     data = manifest["metadata"]
     annotations, labels = data.get("annotations", {}), data.get("labels", {})
@@ -80,7 +81,7 @@ def job(manifest: Json, pods: Sequence[Json]) -> JobObserved:
         stage=_stage(labels.get(names.STAGE_LABEL)),
         candidate=labels.get(names.CANDIDATE_LABEL),
         phase=phase,
-        deleting="deletionTimestamp" in data,
+        deleting="deletionTimestamp" in data or _is_left(data, resource["metadata"]["name"], [resource]),
         waiting=trouble(own) if phase is JobPhase.PENDING else None,
         result=kept or _result(own),
         kept=kept is not None,
@@ -123,12 +124,13 @@ def foreign_job(data: Json) -> JobObserved:
     )
 
 
-def canary(deployment: Json, pods: Sequence[Json]) -> CanaryObserved:
+def canary(deployment: Json, pods: Sequence[Json], models: Sequence[Json]) -> CanaryObserved:
     """Return the Deployment that bears a canary's name.
 
     Args:
         deployment: It.
         pods: Those labelled as the canary's.
+        models: The QuantizedModels that name the same target. What another one owns is about to be deleted.
     """
     data, status = deployment["metadata"], deployment.get("status", {})
     return CanaryObserved(
@@ -142,7 +144,7 @@ def canary(deployment: Json, pods: Sequence[Json]) -> CanaryObserved:
         current=is_current(deployment),
         digest=_overlay(deployment["spec"]["template"]).rpartition("/")[2],
         template_hash=data.get("annotations", {}).get(names.TEMPLATE_ANNOTATION, ""),
-        deleting="deletionTimestamp" in data,
+        deleting="deletionTimestamp" in data or _is_left(data, None, models),
         deadline_exceeded=_deadline_exceeded(_progressing(deployment)),
         trouble=trouble(pods) or _without_pods(deployment),
     )
@@ -206,6 +208,17 @@ def _deadline_exceeded(progressing: Json | None) -> bool:
 def _controller(data: Json) -> str | None:
     owners: Sequence[Json] = data.get("ownerReferences", ())
     return next((owner["uid"] for owner in owners if owner.get("controller")), None)
+
+
+def _is_left(data: Json, name: str | None, living: Sequence[Json]) -> bool:
+    """Return whether an object is what a QuantizedModel has left, of that name if one is given, that lives no more.
+
+    The cluster deletes it a moment after its owner.
+    """
+    owner = next((each for each in data.get("ownerReferences", ()) if each.get("controller")), None)
+    if owner is None or owner["kind"] != KIND or name not in (None, owner["name"]):
+        return False
+    return owner["uid"] not in {each["metadata"]["uid"] for each in living}
 
 
 def _attempt(text: str) -> int:

@@ -225,6 +225,14 @@ def test_a_canary_of_somebody_else_is_left_alone():
     assert world.acts == []
 
 
+def test_a_canary_that_another_one_has_left_is_waited_for():
+    done = World().run(until=lambda world: world.canary is not None)
+    assert done.canary is not None
+    world = World(canary=replace(done.canary, owner_uid="gone", deleting=True))
+    assert world.run().ready == ("True", "Promoted")
+    assert acts(world) == ["ApplyCanary", "ApplyCanary", "ApplyOverlay", "DeleteCanary"]
+
+
 def test_a_target_without_a_ready_pod_is_waited_for():
     world = World(target_ready=0).run()
     assert world.ready == ("False", "TargetNotReady")

@@ -33,7 +33,7 @@ def job(*, conditions: dict[str, str] | None = None, annotations: dict[str, str]
             "uid": "job",
             "labels": {names.STAGE_LABEL: "baseline"},
             "annotations": {names.KEY_ANNOTATION: "key"} | (annotations or {}),
-            "ownerReferences": [{"controller": True, "uid": "owner"}],
+            "ownerReferences": [{"kind": "QuantizedModel", "name": "m", "controller": True, "uid": "owner"}],
         },
         "status": {"conditions": stated},
     }
@@ -178,7 +178,7 @@ LOST = [{"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvic
 )
 def test_a_job(manifest: dict[str, Any], pods: list[Any], expected: dict[str, Any]) -> None:
     nothing = {"waiting": None, "result": None, "kept": False, "failure": None, "attempt": 1, "run": ""}
-    seen = reading.job(manifest, pods)
+    seen = reading.job(manifest, pods, {"metadata": {"name": "m", "uid": "owner"}})
     assert {name: getattr(seen, name) for name in nothing | expected} == nothing | expected
     assert (seen.name, seen.uid, seen.owner_uid, seen.key, seen.deleting) == (
         "m-baseline-12345678",
@@ -245,7 +245,7 @@ def test_a_canary_that_kubernetes_calls_stuck() -> None:
     stuck = {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded", "lastUpdateTime": MADE}
     for conditions, found in (([], False), ([stuck], True), ([stuck | {"reason": "ReplicaSetUpdated"}], False)):
         made = deployment(conditions=conditions)
-        assert reading.canary(made, []).deadline_exceeded == found
+        assert reading.canary(made, [], []).deadline_exceeded == found
 
 
 @pytest.mark.parametrize(
@@ -272,9 +272,31 @@ def test_a_deployment_whose_pods_are_not_made_says_why() -> None:
     forbidden = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "exceeded quota: q"}
     made = deployment(conditions=[forbidden | {"lastTransitionTime": MADE}])
     told = Waiting("FailedCreate", "exceeded quota: q", AT)
-    assert reading.canary(made, []).trouble == told
+    assert reading.canary(made, [], []).trouble == told
     assert reading.target(made, [], facts=FACTS, autoscaler=None).trouble == told
-    assert reading.canary(made, [pod("Pending", PULL)]).trouble == Waiting("ErrImagePull", "not found", AT)
+    assert reading.canary(made, [pod("Pending", PULL)], []).trouble == Waiting("ErrImagePull", "not found", AT)
+
+
+@pytest.mark.parametrize(
+    ("owner", "of_job", "of_canary"),
+    [
+        pytest.param({"name": "m", "uid": "m-uid"}, False, False, id="this one"),
+        pytest.param({"name": "m", "uid": "old"}, True, True, id="an earlier one of this name"),
+        pytest.param({"name": "n", "uid": "n-uid"}, False, False, id="another one that is there"),
+        pytest.param({"name": "n", "uid": "old"}, False, True, id="another one that is gone, as far as is known"),
+        pytest.param({"name": "m", "uid": "old", "kind": "Model"}, False, False, id="another kind"),
+        pytest.param({"name": "m", "uid": "old", "controller": False}, False, False, id="no controller"),
+    ],
+)
+def test_what_is_left_of_a_quantizedmodel_is_about_to_be_deleted(
+    owner: dict[str, Any], of_job: object, of_canary: object
+) -> None:
+    references = [{"kind": "QuantizedModel", "controller": True} | owner]
+    living = [{"metadata": {"name": name, "uid": f"{name}-uid"}} for name in ("m", "n")]
+    left = deployment()
+    left["metadata"]["ownerReferences"] = references
+    assert reading.job({"metadata": left["metadata"]}, [], living[0]).deleting is of_job
+    assert reading.canary(left, [], living).deleting is of_canary
 
 
 def scaler(kind: str, name: str) -> dict[str, Any]:

@@ -115,8 +115,8 @@ def held(target: TargetObserved) -> Found:
 
 def _canary_taken(observed: Observed, _: str) -> Found:
     canary = observed.canary
-    if canary is None or canary.owner_uid == observed.meta.uid:
-        return None
+    if canary is None or canary.owner_uid == observed.meta.uid or canary.deleting:
+        return None  # what is being deleted is waited for
     message = f"The Deployment {canary.name} exists and is not the canary of this QuantizedModel; delete or rename it."
     return reasons.NAME_TAKEN, message
 
