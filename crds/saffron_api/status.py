@@ -103,10 +103,8 @@ class RolloutStatus(ApiModel):
     )
     step_entered_at: datetime = Field(description="When the step began to wait for ready pods.")
     step_started_at: datetime | None = Field(default=None, description="When the canary of this step was first ready.")
-    step_waited_seconds: Annotated[int, Field(ge=0)] = Field(
-        default=0,
-        description="How long this step's canary was waited for before it got ready and lost its pods again; counts "
-        "towards progressDeadlineSeconds.",
+    step_losses: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="How often the canary of this step was ready and then was not; at 10 it is given up."
     )
     desired_weight: Percent
     actual_weight: Percent

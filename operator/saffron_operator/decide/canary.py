@@ -15,6 +15,9 @@ from saffron_operator.decision import Action, ApplyCanary, Event, EventType
 from saffron_operator.manifests.canary import build
 from saffron_operator.names import PROMOTE_ANNOTATION, canary_name
 
+MOST_LOSSES = 10
+"""After so many in a step a canary is given up. A canary that is drained from as many nodes in one pause is rare."""
+
 _PHASE = "Canary"
 
 
@@ -110,25 +113,23 @@ def _ready(scene: Scene, rollout: RolloutStatus, replicas: int) -> bool:
     )
 
 
-def _waiting_anew(scene: Scene, rollout: RolloutStatus, *, waited: int = 0) -> RolloutStatus:
+def _waiting_anew(scene: Scene, rollout: RolloutStatus, *, losses: int = 0) -> RolloutStatus:
     return rollout.model_copy(
-        update={"step_entered_at": scene.inputs.now, "step_started_at": None, "step_waited_seconds": waited}
+        update={"step_entered_at": scene.inputs.now, "step_started_at": None, "step_losses": losses}
     )
 
 
 def _lost(scene: Scene, rollout: RolloutStatus) -> RolloutStatus:
     """Return a roll-out whose canary is not ready, or gone: if it was ready, the step starts over.
 
-    What the step waited until then goes on to count, or one that gets ready and dies in turns would never be given up.
-    It is forgotten where the canary has served for so long that its end has other causes than its beginning.
+    It is counted, or one that gets ready and dies in turns would never be given up. The count begins anew where the
+    canary has served for so long that its end has other causes than its beginning.
     """
-    began, now = rollout.step_started_at, scene.inputs.now
+    began = rollout.step_started_at
     if began is None:
         return rollout
-    # Times are cut to seconds: without one more a canary that is back within a second would not have been waited for.
-    waited = int((began - rollout.step_entered_at).total_seconds()) + 1 + rollout.step_waited_seconds
-    proven = now - began >= max(_pause(scene, rollout), _patience(scene))
-    return _waiting_anew(scene, rollout, waited=0 if proven else waited)
+    proven = scene.inputs.now - began >= max(_pause(scene, rollout), _patience(scene))
+    return _waiting_anew(scene, rollout, losses=1 if proven else rollout.step_losses + 1)
 
 
 def _pause(scene: Scene, rollout: RolloutStatus) -> timedelta:
@@ -172,15 +173,18 @@ def _starting(scene: Scene, rollout: RolloutStatus, what: str) -> Step:
     # Who was away has seen nothing of the canary, but Kubernetes may have.
     stuck = scene.canary is not None and scene.canary.current and scene.canary.deadline_exceeded
     since = entered if stuck else scene.inputs.waits_since(entered)
-    deadline = since + _patience(scene) - timedelta(seconds=rollout.step_waited_seconds)
+    deadline = since + _patience(scene)
     memory = replace(scene.memory, rollout=_weighed(scene, rollout))
-    if scene.inputs.now >= deadline:
-        within = f"{scene.settings.progress_deadline_seconds} s"
-        if rollout.step_waited_seconds:
-            within += ", all waits of this step added up"
+    lost = rollout.step_losses >= MOST_LOSSES
+    if lost or scene.inputs.now >= deadline:
+        what = (
+            f"lost its pods {MOST_LOSSES} times in one step"
+            if lost
+            else f"was not ready within {scene.settings.progress_deadline_seconds} s"
+        )
         message = (
-            f"The canary of {rollout.candidate} was not ready within {within} ({_trouble(scene)}) and was removed; the "
-            "target serves what it served before."
+            f"The canary of {rollout.candidate} {what} ({_trouble(scene)}) and was removed; the target serves what it "
+            "served before."
         )
         memory = memory.reject(rollout.checkpoint_digest, reasons.CANARY_NOT_READY, message, scene.inputs.now)
         return undo(replace(scene, memory=memory), rollout)
@@ -204,8 +208,7 @@ def _serving(scene: Scene, rollout: RolloutStatus) -> Step:
     events: tuple[Event, ...] = ()
     rollout = _weighed(scene, rollout)
     if rollout.step_started_at is None:
-        since = scene.inputs.waits_since(rollout.step_entered_at)
-        rollout = rollout.model_copy(update={"step_entered_at": since, "step_started_at": now})
+        rollout = rollout.model_copy(update={"step_started_at": now})
         events = _step_events(scene, rollout)
     memory = replace(scene.memory, rollout=rollout)
     until = (rollout.step_started_at or now) + _pause(scene, rollout)

@@ -17,7 +17,7 @@ def begin_promotion(scene: Scene, rollout: RolloutStatus) -> Step:
             "step": len(scene.settings.steps),
             "step_entered_at": scene.inputs.now,
             "step_started_at": None,
-            "step_waited_seconds": 0,
+            "step_losses": 0,
             "desired_weight": PROMOTION_WEIGHT,
         }
     )
