@@ -66,7 +66,8 @@ class Reconciler:
             self.refused.pop(key, None)
             self.attending.pop(key, None)
             return None
-        attended = timedelta(seconds=self.clock() - self.attending.setdefault(key, self.clock()))
+        clock = self.clock()
+        attended = timedelta(seconds=clock - self.attending.setdefault(key, clock))
         decision = decide(replace(seen.observed, refused=self.refused.get(key), attended=attended), self.now())
         if decision.idle:
             self.attending.pop(key, None)

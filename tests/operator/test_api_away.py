@@ -48,7 +48,7 @@ async def test_what_was_only_written_down_is_done_after_three_hours(
 async def test_an_operator_that_may_not_or_is_not_to_act_begins_to_count_when_it_does(
     installed: ControlPlane, served: str, admin: Cluster
 ) -> None:
-    times = iter(range(0, 1000, 100))
+    times = iter(range(0, 1000, 100))  # a pass looks at the clock once
     async with Cluster(await load_configuration(str(setup.operator_kubeconfig(installed)))) as cluster:
         operator = replace(operators.reconciler(cluster), clock=lambda: float(next(times)))
         key = await setup.begin(
