@@ -166,6 +166,7 @@ FULL_STATUS = {
         "step": 0,
         "stepEnteredAt": NOW,
         "stepStartedAt": NOW,
+        "stepLosses": 0,
         "desiredWeight": 25,
         "actualWeight": 25,
         "previousDigest": DIGEST,
