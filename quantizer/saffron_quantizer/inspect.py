@@ -68,8 +68,8 @@ def inspect_model(
     reader = CheckpointReader(folder)
     architecture = architecture_of(reader)
     refuse_quantized(reader)
-    dtype = ModelStream.open(folder).dtype  # refuses a folder that lacks a tensor
-    predicted = [_predict(reader, name, spec, calibration, dtype) for name, spec in candidates]
+    stream = ModelStream.open(folder)  # refuses a folder that lacks a tensor
+    predicted = [_predict(reader, name, spec, calibration, stream) for name, spec in candidates]
     with FolderGuard(folder):
         digest = model_digest(folder, hash_cache=hash_cache)
     return InspectResult(
@@ -83,7 +83,7 @@ def inspect_model(
 
 
 def _predict(
-    reader: CheckpointReader, name: str, spec: CandidateSpec, calibration: Calibration, dtype: torch.dtype
+    reader: CheckpointReader, name: str, spec: CandidateSpec, calibration: Calibration, stream: ModelStream
 ) -> PredictedSize:
     """Predict one candidate's bytes. One that can't be made of this model keeps no other from being made."""
     try:
@@ -93,7 +93,7 @@ def _predict(
             raise
         return PredictedSize(name=name, failure=error.failure)
     lengths = [calibration.max_tokens] * calibration.samples if spec.needs_calibration else []
-    need = needs_of_lengths(reader, plan, lengths, dtype)
+    need = needs_of_lengths(reader, plan, lengths, stream.dtype, stream.kept)
     disk = need.checkpoint if spec.escalate is None else bytes_of_rounds(need, reader, plan, gates=None)
     return PredictedSize(
         name=name,

@@ -26,7 +26,7 @@ _SLAB_BYTES, _SLAB_STEP = 4 << 20, 1 << 20
 """Of a slab for small things, and what the size of one for a large thing is a multiple of."""
 _COUNTED = ["arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"]
 """What glibc's `mallinfo2` counts; `fordblks` are the free bytes of the heap."""
-_IDLE_BYTES = 64 << 20
+_IDLE_BYTES = 32 << 20
 """Free bytes inside the heap that are worth the time to give them back, some 10 ms with what is taken again."""
 
 

@@ -50,7 +50,9 @@ class Needs:
         return max(self.outside, self.blocks + max(self.forward, self.rounding))
 
 
-def needs(reader: CheckpointReader, plan: Plan, sequences: Sequence[Tensor], dtype: torch.dtype) -> Needs:
+def needs(
+    reader: CheckpointReader, plan: Plan, sequences: Sequence[Tensor], dtype: torch.dtype, kept: torch.dtype
+) -> Needs:
     """What a run needs.
 
     Args:
@@ -58,11 +60,14 @@ def needs(reader: CheckpointReader, plan: Plan, sequences: Sequence[Tensor], dty
         plan: what becomes of its tensors.
         sequences: this process's share of what it is calibrated on; none for a method that reads no data.
         dtype: what is computed in.
+        kept: what activations are kept in.
     """
-    return needs_of_lengths(reader, plan, [len(sequence) for sequence in sequences], dtype)
+    return needs_of_lengths(reader, plan, [len(sequence) for sequence in sequences], dtype, kept)
 
 
-def needs_of_lengths(reader: CheckpointReader, plan: Plan, lengths: Sequence[int], dtype: torch.dtype) -> Needs:
+def needs_of_lengths(
+    reader: CheckpointReader, plan: Plan, lengths: Sequence[int], dtype: torch.dtype, kept: torch.dtype
+) -> Needs:
     """What a run needs whose sequences have so many tokens; else as `needs`."""
     stored = max(sum(reader.entry(name).bytes for name in names) for names in plan.blocks)
     elements = max(sum(reader.entry(name).elements for name in names) for names in plan.blocks)
@@ -90,7 +95,7 @@ def needs_of_lengths(reader: CheckpointReader, plan: Plan, lengths: Sequence[int
         # The widest linear's input, the two that it is made of, and a float copy of it for its Hessian.
         forward=max(batches) * (3 * width * dtype.itemsize + width * _FLOAT) + width * width * _FLOAT,
         rounding=max(_FLOAT * (hessians * columns**2 + weights * rows * columns) for rows, columns in groups),
-        activations=sum(batches) * (hidden + mixture + sum(lasts) + beside) * dtype.itemsize,
+        activations=sum(batches) * (hidden + mixture + sum(lasts) + beside) * kept.itemsize,
         checkpoint=plan.bytes + companions,
     )
 

@@ -147,7 +147,7 @@ def _open(
     Raises:
         StageError: `MEMORY_TOO_SMALL`, `STORAGE_FULL`, or as for `open_partial`.
     """
-    need = needs(run.reader, run.plan, run.ranks.share(run.calibration), run.stream.dtype)
+    need = needs(run.reader, run.plan, run.ranks.share(run.calibration), run.stream.dtype, run.stream.kept)
     need = with_rounds(need, target, run.reader, run.plan, run.selection)
     budget = activation_budget(need, activation_memory)
     # Activations are made of what people wrote, so they go where that is, if there is such a place.
@@ -258,6 +258,7 @@ def _machine(stream: ModelStream, ranks: Ranks) -> dict[str, Any]:
         "device": name_of(stream.device),
         "threads": torch.get_num_threads(),
         "dtype": str(stream.dtype),
+        "kept": str(stream.kept),
         "batchTokens": BATCH_TOKENS,
         "lengthStep": LENGTH_STEP,
         "worldSize": ranks.size,

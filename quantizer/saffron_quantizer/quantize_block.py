@@ -220,6 +220,7 @@ def _by_rtn(group: _Group) -> list[RoundedLinear]:
 
 def _by_gptq(group: _Group) -> list[RoundedLinear]:
     gram = group.calibration.gram(group.first, group.original)
+    give_back_idle_memory()  # before memory is needed most: what the passes over the batches have left
     H = hessian_finish(gram.sum, gram.tokens)
     drift = None if gram.drift is None else gram.drift.mul_(2.0 / gram.tokens)
     del gram  # it is as large as H

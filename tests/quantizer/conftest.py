@@ -53,6 +53,12 @@ SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>", "<user>", "<assistant>", "
 CHAT_TEMPLATE = "{{ bos_token }}{% for m in messages %}<{{ m['role'] }}> {{ m['content'] | trim }} <end> {% endfor %}"
 
 
+@pytest.fixture
+def without_fast_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has models in bfloat16 computed in float32, as on a processor without instructions for it."""
+    monkeypatch.setattr("saffron_quantizer.models.compute.has_fast_bfloat16", lambda: False)
+
+
 @pytest.fixture(scope="session")
 def speaking_model(tiny_model: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model with a tokenizer of the words w7 to w96, which are their own ids, and a chat template."""

@@ -43,6 +43,19 @@ def test_a_shelf_gives_what_was_put_last_in_each_place(tmp_path_factory, puts, b
     assert memory.used == 0
 
 
+@pytest.mark.parametrize("budget", [0, None], ids=["in a file", "in memory"])
+def test_floats_are_kept_in_the_type_that_is_asked_for_and_come_out_in_their_own(tmp_path, budget):
+    memory = ActivationMemory(budget, tmp_path)
+    shelf = memory.shelf(3, kept=torch.bfloat16)
+    wide, large, numbers = torch.tensor([1 + 2**-9, -3.0]), torch.randn(300, 200), torch.tensor([1 << 40])
+    for number, tensor in enumerate((wide, large, numbers)):
+        shelf[number] = tensor
+    assert torch.equal(shelf[0], torch.tensor([1.0, -3.0]))
+    assert torch.equal(shelf[1], large.bfloat16().float())
+    assert torch.equal(shelf[2], numbers)
+    assert memory.used == (0 if budget == 0 else 2 * 2 + 2 * large.numel() + 8)
+
+
 def test_a_transposed_tensor_comes_out_as_it_looks(tmp_path):
     shelf = ActivationMemory(0, tmp_path).shelf(1)
     tensor = torch.arange(12.0).reshape(3, 4).T

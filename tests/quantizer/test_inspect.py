@@ -21,7 +21,9 @@ def test_what_making_a_candidate_needs_is_what_the_preflight_will_find(tiny_mode
     model = tiny_model("Llama")
     (predicted,) = inspect_model(model, [("it", spec)], hash_cache=None, calibration=Calibration(5, 40)).predicted
     reader = CheckpointReader(model)
-    found = needs(reader, make_plan(reader, spec), [torch.ones(40, dtype=torch.int64)] * samples, torch.float32)
+    found = needs(
+        reader, make_plan(reader, spec), [torch.ones(40, dtype=torch.int64)] * samples, torch.float32, torch.float32
+    )
     assert predicted.needs == PredictedNeeds(memory=found.memory, activations=found.activations, disk=found.checkpoint)
     assert predicted.tensor_parallel in {2, 4}
 

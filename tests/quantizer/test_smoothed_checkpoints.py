@@ -56,8 +56,11 @@ def test_a_smoothed_checkpoint_is_read_alike_by_transformers_and_by_us(tiny_mode
     assert any(moved)
 
 
+@pytest.mark.parametrize("fixtures", [(), ("without_fast_bfloat16",)], ids=["this processor", "one without bfloat16"])
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
-def test_an_interrupted_run_goes_on_to_the_same_bytes(tiny_model, tmp_path, spec):
+def test_an_interrupted_run_goes_on_to_the_same_bytes(tiny_model, tmp_path, request, spec, fixtures):
+    for fixture in fixtures:
+        request.getfixturevalue(fixture)
     model = tiny_model("Gemma3Text", dtype=torch.bfloat16)
     run(model, spec, tmp_path / "at-once")
 

@@ -30,8 +30,9 @@ from saffron_quantizer.progress import ProgressSink
 
 _FILE = "hidden.safetensors"
 _HIDDEN = "hidden"
-_LAYOUT = 2
-"""Raised when the file holds something else: 1 held the hidden states alone."""
+_LAYOUT = 3
+"""Raised when the file holds something else: 1 held the hidden states alone, 2 those of a walk that rounded nothing to
+keep it."""
 
 
 @dataclass(frozen=True)

@@ -48,9 +48,15 @@ class ActivationMemory:
         self.slabs = Slabs()
         self.used = 0
 
-    def shelf(self, slots: int, device: torch.device = CPU) -> "Shelf":
-        """Room for so many tensors, empty at first, that come out on a device; they lie in the system's memory."""
-        return Shelf(self, slots, device)
+    def shelf(self, slots: int, device: torch.device = CPU, kept: torch.dtype | None = None) -> "Shelf":
+        """Room for some tensors, empty at first. They lie in the system's memory.
+
+        Args:
+            slots: how many.
+            device: where they come out.
+            kept: what floats are rounded to meanwhile; None for the type that they have.
+        """
+        return Shelf(self, slots, device, kept)
 
     def take(self, count: int) -> bool:
         """Take bytes of the budget, if it has so many left."""
@@ -71,12 +77,17 @@ class ActivationMemory:
 
 
 class Shelf:
-    """A fixed number of tensors, each in memory or in a file. What is put in a place comes out with the same bits."""
+    """A fixed number of tensors, each in memory or in a file.
 
-    def __init__(self, memory: ActivationMemory, slots: int, device: torch.device) -> None:
+    What is put in a place comes out with the same bits, but for floats of a wider type than they are kept in.
+    """
+
+    def __init__(self, memory: ActivationMemory, slots: int, device: torch.device, kept: torch.dtype | None) -> None:
         self._memory = memory
         self._device = device
+        self._kept = kept
         self._slots: list[Tensor | _Place | None] = [None] * slots
+        self._dtypes: dict[int, torch.dtype] = {}  # of what was put in each
         self._file: _File | None = None
         self._slab = torch.empty(0, dtype=torch.uint8)  # what is left of the last one
 
@@ -94,7 +105,7 @@ class Shelf:
         if kept is None:
             raise LookupError(f"nothing was put in place {number}")
         tensor = kept if isinstance(kept, Tensor) else self._filed().read(kept)
-        return tensor.to(self._device)
+        return tensor.to(self._device, self._dtypes[number])
 
     def __setitem__(self, number: int, tensor: Tensor) -> None:
         """Put a tensor in a place, instead of what is there.
@@ -107,10 +118,13 @@ class Shelf:
             self._memory.give_back(before.nbytes)
         # Until all is well the place is empty, so that an error gives nothing back twice.
         self._slots[number] = None
-        if self._memory.take(tensor.nbytes):
-            self._slots[number] = self._apart(tensor)
+        dtype = self._kept if self._kept is not None and tensor.is_floating_point() else tensor.dtype
+        if self._memory.take(tensor.numel() * dtype.itemsize):
+            self._slots[number] = self._apart(tensor, dtype)
         else:
-            self._slots[number] = self._filed().write(tensor.cpu(), before if isinstance(before, _Place) else None)
+            place = before if isinstance(before, _Place) else None
+            self._slots[number] = self._filed().write(tensor.to(CPU, dtype), place)
+        self._dtypes[number] = tensor.dtype
 
     def clear(self, number: int) -> None:
         """Empty a place."""
@@ -121,14 +135,15 @@ class Shelf:
     def __del__(self) -> None:
         self._memory.give_back(sum(kept.nbytes for kept in self._slots if isinstance(kept, Tensor)))
 
-    def _apart(self, tensor: Tensor) -> Tensor:
-        """A copy outside the heap, of all but a small tensor."""
-        if tensor.nbytes < _SMALL_BYTES:
-            return tensor.cpu()
-        if tensor.nbytes > len(self._slab):
-            self._slab = torch.frombuffer(self._memory.slabs.take(tensor.nbytes), dtype=torch.uint8)
-        kept = self._slab[: tensor.nbytes].view(tensor.dtype).reshape(tensor.shape)
-        self._slab = self._slab[-(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT :]
+    def _apart(self, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+        """A copy outside the heap in a type, of all but a small tensor."""
+        size = tensor.numel() * dtype.itemsize
+        if size < _SMALL_BYTES:
+            return tensor.to(CPU, dtype)
+        if size > len(self._slab):
+            self._slab = torch.frombuffer(self._memory.slabs.take(size), dtype=torch.uint8)
+        kept = self._slab[:size].view(dtype).reshape(tensor.shape)
+        self._slab = self._slab[-(-size // _ALIGNMENT) * _ALIGNMENT :]
         return kept.copy_(tensor)
 
     def _filed(self) -> "_File":

@@ -27,6 +27,15 @@ def compute_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if stored == torch.bfloat16 and has_fast_bfloat16() else torch.float32
 
 
+def kept_dtype(stored: torch.dtype, computed: torch.dtype) -> torch.dtype:
+    """The type in which a model's activations are kept from step to step.
+
+    That of a model that is stored in bfloat16 is bfloat16 whatever it is computed in: engines compute such a model in
+    it, and round what each part gives. So no more is lost than where it is served, and half of the room does.
+    """
+    return stored if stored == torch.bfloat16 else computed
+
+
 def name_of(device: torch.device) -> str:
     """The kind of a device, and of a card its model, on which it depends how sums are parted."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -1,7 +1,7 @@
 """A causal language model walked block by block: memory holds a few blocks and some activations, never the model."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,8 @@ from saffron_quantizer.alongside import ahead
 from saffron_quantizer.checkpoint.source import open_source
 from saffron_quantizer.models.activations import ActivationMemory, Shelf
 from saffron_quantizer.models.batches import Batch, make_batches
-from saffron_quantizer.models.compute import CPU, compute_dtype
+from saffron_quantizer.models.compute import CPU, compute_dtype, kept_dtype
+from saffron_quantizer.models.kept_values import rounding_kept_values
 from saffron_quantizer.models.kv_cache import KvCache, with_cache
 from saffron_quantizer.models.liveness import Readers, readers_of_parts
 from saffron_quantizer.models.skeleton import BlockInputs, Embedding, Skeleton, unload
@@ -41,7 +42,7 @@ class Walk:
 
     def shelf(self) -> Shelf:
         """Room for a tensor of each batch, which comes out where the model computes."""
-        return self.memory.shelf(len(self.batches), self.stream.device)
+        return self.memory.shelf(len(self.batches), self.stream.device, self.stream.kept)
 
     def fork(self) -> "Walk":
         """Another walk that stands where this one does, and goes on by itself."""
@@ -75,15 +76,19 @@ class Walk:
         Keys and values go through the cache that is given; by default through the one that the model is served with.
         """
         keywords = self.stream.inputs(index, self.batches[number], cache)
-        output: Tensor = self.stream.blocks[index](self.states[number], **keywords)
+        stream, block = self.stream, self.stream.blocks[index]
+        wider = stream.kept != stream.dtype
+        with rounding_kept_values(block, stream.architecture.sublayers, stream.kept) if wider else nullcontext():
+            output: Tensor = block(self.states[number], **keywords)
         return output
 
 
 class ModelStream:
     """An original, or a checkpoint that we wrote."""
 
-    def __init__(self, skeleton: Skeleton) -> None:
+    def __init__(self, skeleton: Skeleton, kept: torch.dtype) -> None:
         self._skeleton = skeleton
+        self.kept = kept  # the type in which activations are kept
         self._head: Tensor | None = None
         self._inputs: dict[int, list[BlockInputs]] = {}
         self.readers: dict[tuple[tuple[str, type[nn.Module]], ...], Readers] = {}
@@ -104,14 +109,16 @@ class ModelStream:
 
         Args:
             folder: config.json and safetensors.
-            dtype: what is computed in; by default what `compute_dtype` says for the stored type.
+            dtype: what is computed in, and activations are kept in; by default what `compute_dtype` and `kept_dtype`
+                say for the stored type.
             device: where blocks are computed, and what comes after them.
 
         Raises:
             StageError: the folder is missing, unsafe, incomplete, malformed or of an unknown architecture.
         """
         source = open_source(folder)
-        return ModelStream(Skeleton(source, dtype or compute_dtype(source.stored_dtype, device), device))
+        computed = dtype or compute_dtype(source.stored_dtype, device)
+        return ModelStream(Skeleton(source, computed, device), dtype or kept_dtype(source.stored_dtype, computed))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -196,13 +203,13 @@ class ModelStream:
         """
         self._skeleton.require_positions(max(len(sequence) for sequence in sequences))
         batches = make_batches(ranks.share(sequences), limits=self._skeleton.length_limits)
-        kept = memory or ActivationMemory()
-        states = kept.shelf(len(batches), self.device)
+        memory = memory or ActivationMemory()
+        states = memory.shelf(len(batches), self.device, self.kept)
         with self._skeleton.embedding(batch.tokens for batch in batches) as embedding:
             for number, batch in enumerate(batches):
                 self._remember_inputs(embedding, batch)
                 states[number] = embedding.hidden(batch.tokens)
-        return Walk(self, batches, states, kept, ranks, tokens=sum(map(len, sequences)))
+        return Walk(self, batches, states, memory, ranks, tokens=sum(map(len, sequences)))
 
     @contextmanager
     def loaded(self, index: int, tensors: Mapping[str, Tensor] | None = None) -> Iterator[nn.Module]:
