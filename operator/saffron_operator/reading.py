@@ -205,9 +205,15 @@ def _deadline_exceeded(progressing: Json | None) -> bool:
     return progressing is not None and progressing.get("reason") == "ProgressDeadlineExceeded"
 
 
-def _controller(data: Json) -> str | None:
+def _owner(data: Json) -> Json | None:
+    """Return the reference to the object that controls this one."""
     owners: Sequence[Json] = data.get("ownerReferences", ())
-    return next((owner["uid"] for owner in owners if owner.get("controller")), None)
+    return next((owner for owner in owners if owner.get("controller")), None)
+
+
+def _controller(data: Json) -> str | None:
+    owner = _owner(data)
+    return None if owner is None else owner["uid"]
 
 
 def _is_left(data: Json, name: str | None, living: Sequence[Json]) -> bool:
@@ -215,7 +221,7 @@ def _is_left(data: Json, name: str | None, living: Sequence[Json]) -> bool:
 
     The cluster deletes it a moment after its owner.
     """
-    owner = next((each for each in data.get("ownerReferences", ()) if each.get("controller")), None)
+    owner = _owner(data)
     if owner is None or owner["kind"] != KIND or name not in (None, owner["name"]):
         return False
     return owner["uid"] not in {each["metadata"]["uid"] for each in living}
