@@ -39,13 +39,14 @@ def main() -> None:
     parser = arguments(__doc__.splitlines()[0], rounds=11, calls=8)
     parser.add_argument("--tokens", type=int, nargs="+", default=[1])
     parser.add_argument("--shapes", type=int, default=len(SHAPES), help="how many of the shapes")
+    parser.add_argument("--first", type=int, default=0, help="which of the shapes is the first")
     parser.add_argument("--megabytes", type=int, default=160, help="what the copies of each way's weights take")
     args = parser.parse_args()
     print(machine(args.clock))
     print(
         f"{'M':>5} {'N':>6} {'K':>6} {'ours':>9} {'GB/s':>5} {'share':>5}   the time of ... over ours, with quartiles"
     )
-    for N, K in SHAPES[: args.shapes]:
+    for N, K in SHAPES[args.first :][: args.shapes]:
         weights = Weights(N, K, args.megabytes << 20)
         for M in args.tokens:
             print(line(M, weights, args), flush=True)
@@ -61,14 +62,15 @@ class Weights:
             return range(max(2, int(total / (N * K * size))))
 
         scale = (torch.rand(N, K // GROUP) / 10).bfloat16()
+        both = torch.stack([scale.T, torch.zeros_like(scale.T)], dim=2)
         self.ours: list[W4A16Weight] = []
-        self.theirs: list[Tensor] = []
+        self.theirs: list[tuple[Tensor, int, Tensor]] = []
         for _ in copies(0.5):
             codes = torch.randint(16, (N, K), dtype=torch.int32)
             shifted = codes.view(N, -1, 8) << torch.arange(0, 32, 4, dtype=torch.int32)
             self.ours.append(repack_w4a16(shifted.sum(dim=2, dtype=torch.int32), scale, None, K))
-            self.theirs.append(torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1))  # noqa: SLF001 - its only name
-        self.scale_and_zero = torch.stack([scale.T, torch.zeros_like(scale.T)], dim=2).contiguous()
+            packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1)  # noqa: SLF001 - its only name
+            self.theirs.append((packed, GROUP, both.clone(memory_format=torch.contiguous_format)))
         self.bfloat16 = [torch.randn(N, K).bfloat16() for _ in copies(2)]
         self.float32 = [torch.randn(N, K) for _ in copies(4)]
         self.memory = np.ones(total // 8, np.int64)
@@ -84,7 +86,7 @@ def line(M: int, weights: Weights, args: argparse.Namespace) -> str:
     parts = len(weights.memory) * 8 // size
     ways = {
         "ours": lambda i: w4a16_gemm(x_bfloat16, weights.ours[i % len(weights.ours)], GROUP),
-        "int4pack": lambda i: int4(x_bfloat16, weights.theirs[i % len(weights.theirs)], GROUP, weights.scale_and_zero),
+        "int4pack": lambda i: int4(x_bfloat16, *weights.theirs[i % len(weights.theirs)]),
         "bfloat16": lambda i: linear(x_bfloat16, weights.bfloat16[i % len(weights.bfloat16)]),
         "float32": lambda i: linear(x, weights.float32[i % len(weights.float32)]),
         "read": lambda i: read(weights.memory, i % parts * size, size),

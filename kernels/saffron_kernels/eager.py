@@ -5,11 +5,20 @@ weights have just gone through the caches, which is as much as a token's product
 """
 
 import importlib
+from collections.abc import Callable
 from functools import cache
 from types import ModuleType
 
 import torch
-from torch import Tensor
+from torch import Tensor, is_grad_enabled
+from torch._C import _len_torch_dispatch_stack  # there is no other name for it
+from torch.compiler import is_compiling
+
+empty_strided: Callable[[tuple[int, ...], tuple[int, ...], torch.dtype], Tensor] = (
+    torch._C._dynamo.guards._empty_strided_cpu  # type: ignore[attr-defined]  # noqa: SLF001 - as above
+)
+"""A tensor of a shape, strides and a type in the CPU's memory, as what torch has compiled asks for it: in half the time
+of `Tensor.new_empty` and a third of that of `torch.empty`."""
 
 
 def on_cpu(x: Tensor) -> bool:
@@ -17,9 +26,9 @@ def on_cpu(x: Tensor) -> bool:
     return (
         type(x) is Tensor
         and x.is_cpu
-        and not (x.requires_grad and torch.is_grad_enabled())
-        and not torch.compiler.is_compiling()
-        and not torch._C._len_torch_dispatch_stack()  # noqa: SLF001 - there is no other name for it
+        and not (x.requires_grad and is_grad_enabled())
+        and not is_compiling()
+        and not _len_torch_dispatch_stack()
     )
 
 

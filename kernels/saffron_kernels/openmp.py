@@ -5,19 +5,21 @@ Python's own takes longer to wake than a small product takes. So a loop is compi
 `GOMP_parallel`, which every OpenMP runtime has for code that GCC compiled, starts it in torch's threads.
 """
 
-# numba and llvmlite have no types for mypy.
-# ruff: noqa: ANN401
+# numba and llvmlite have no types for mypy. An intrinsic's parameters are named for its callers; their values come to
+# `codegen`.
+# ruff: noqa: ANN401, ARG001
 
 import ctypes
 import warnings
 from array import array
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple, TypeAlias
 
 import numba
 import torch
 from llvmlite import ir
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from saffron_kernels.code_cache import known_by_content
@@ -26,26 +28,27 @@ from saffron_kernels.compiled import LOOPS, AheadOfTime
 ARGUMENTS = 32
 """The most integers of 64 bits that a loop is given: the next item, the number of items, then what the caller gave."""
 ITEM, ITEMS, FIRST = 0, 1, 2
-
-
-Arguments: TypeAlias = "array[int]"
-"""What a loop is given, in the memory from which it reads it."""
+OPEN = 4
+"""How many arguments a prepared loop is given only when it is started."""
+_I32, _I64 = ir.IntType(32), ir.IntType(64)
 
 
 Body: TypeAlias = Callable[[Any], None]
 """A loop before it is compiled."""
 
 
+Start: TypeAlias = Callable[[int, int, int, int], None]
+"""A loop with all its arguments but the first `OPEN`."""
+
+
 class Loop(NamedTuple):
     """A compiled loop.
 
     Attributes:
-        function: it, for Python to call.
         address: it, for OpenMP to call.
         owner: what keeps its machine code.
     """
 
-    function: Callable[[int], None]
     address: int
     owner: Any
 
@@ -75,7 +78,7 @@ def compile_loop(body: Body) -> Loop:
     with known_by_content():
         # fastmath stays off: it would let the compiler round otherwise than the reference.
         compiled = numba.cfunc(numba.types.void(numba.types.voidptr), cache=True)(body)
-    return Loop(compiled.ctypes, compiled.address, compiled)
+    return Loop(compiled.address, compiled)
 
 
 def run(loop: Loop, items: int, *arguments: int) -> None:
@@ -86,43 +89,133 @@ def run(loop: Loop, items: int, *arguments: int) -> None:
         items: how many there are.
         arguments: addresses and numbers; the loop finds them from `FIRST` on.
     """
-    start(loop, arguments_of(items, *arguments))
+    data = _array(items, *arguments)
+    parallel, starter, _, _ = _starters()
+    starter(parallel, loop.address, data.buffer_info()[0], torch.get_num_threads())
 
 
-def arguments_of(items: int, *arguments: int) -> Arguments:
-    """What `start` takes, for one call; a copy serves another."""
+def prepare(loop: Loop, items: int, *arguments: int) -> tuple[Start, "array[int]"]:
+    """Make ready what `run` does again and again with the same arguments but for the first `OPEN`.
+
+    Args:
+        loop: as for `run`.
+        items: as there.
+        arguments: those from `FIRST` + `OPEN` on.
+
+    Returns:
+        What does all items, given the first arguments, in as many threads as torch has now; calls may overlap. And
+        the memory from which it reads the other ones, which must be kept as long.
+    """
+    data = _array(items, *[0] * OPEN, *arguments)
+    data.extend([0] * (ARGUMENTS - len(data)))
+    parallel, _, starter, _ = _starters()
+    return partial(starter, parallel, loop.address, data.buffer_info()[0], torch.get_num_threads()), data
+
+
+def _array(items: int, *arguments: int) -> "array[int]":
     return array("q", (0, items, *arguments))  # ctypes takes twice as long to make one
-
-
-def start(loop: Loop, arguments: Arguments) -> None:
-    """As `run`, with arguments that are ready. The loop counts its items in them."""
-    address = arguments.buffer_info()[0]
-    threads = min(torch.get_num_threads(), arguments[ITEMS])
-    if threads > 1 and (parallel := _gomp_parallel()) is not None:
-        parallel(loop.address, address, threads, 0)
-    else:
-        loop.function(address)
 
 
 @cache
 def barrier() -> int:
     """The address for `wait`; 0 where compiled loops run in one thread."""
-    if _gomp_parallel() is None:
-        return 0
-    function = ctypes.cast(ctypes.CDLL(None).GOMP_barrier, ctypes.c_void_p).value
-    return function or 0
+    return _address_of("GOMP_barrier") if _gomp_parallel() else 0
 
 
 @cache
-def _gomp_parallel() -> Any:
-    try:
-        function = ctypes.CDLL(None).GOMP_parallel
-    except AttributeError:
+def _gomp_parallel() -> int:
+    """The address of OpenMP's function; 0 where there is none."""
+    address = _address_of("GOMP_parallel")
+    if not address:
         warnings.warn("torch's OpenMP has no GOMP_parallel, so compiled loops run in one thread", stacklevel=4)
-        return None
-    function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
-    function.restype = None
-    return function
+    return address
+
+
+def _address_of(name: str) -> int:
+    try:
+        function = getattr(ctypes.CDLL(None), name)
+    except AttributeError:
+        return 0
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
+class _Starters(NamedTuple):
+    """Compiled functions that start a loop, for Python to call, which takes a third of the time of a call by ctypes.
+
+    Attributes:
+        parallel: what they are told of OpenMP's function: its address; 0 where there is none.
+        given: told that, the loop, its arguments and how many threads there are.
+        copied: told the same, and what stands in the first places of a copy.
+        owners: what keeps their machine code.
+    """
+
+    parallel: int
+    given: Callable[[int, int, int, int], None]
+    copied: Callable[..., None]
+    owners: tuple[Any, Any]
+
+
+@cache
+def _starters() -> _Starters:
+    with known_by_content():
+        owners = tuple(
+            numba.njit(numba.types.void(*[numba.types.int64] * count), nogil=True, cache=True)(function)
+            for function, count in ((_start_given, 4), (_start_copied, 4 + OPEN))
+        )
+    given, copied = (next(iter(owner.overloads.values())).entry_point for owner in owners)
+    return _Starters(_gomp_parallel(), given, copied, owners)
+
+
+LOOPS.append(AheadOfTime(_starters))
+
+
+def _start_given(parallel: int, loop: int, data: int, threads: int) -> None:
+    _start(parallel, loop, data, threads)
+
+
+def _start_copied(  # noqa: PLR0917 - a compiled function has positional parameters only
+    parallel: int, loop: int, data: int, threads: int, a: int, b: int, c: int, d: int
+) -> None:
+    _start(parallel, loop, _copy_of(data, a, b, c, d), threads)
+
+
+@intrinsic
+def _copy_of(_: Any, data: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
+    """The address of a copy of the arguments with new first ones, on the stack of the function that asks for it."""
+
+    def codegen(_context: Any, builder: ir.IRBuilder, _signature: Any, values: Any) -> Any:
+        copy = cgutils.alloca_once(builder, ir.ArrayType(_I64, ARGUMENTS))
+        places = builder.bitcast(copy, _I64.as_pointer())
+        source = builder.inttoptr(values[0], _I64.as_pointer())
+        cgutils.raw_memcpy(builder, places, source, ir.Constant(_I64, ARGUMENTS), _I64.width // 8)
+        for number, value in enumerate(values[1:]):
+            builder.store(value, builder.gep(places, [ir.Constant(_I64, FIRST + number)]))
+        return builder.ptrtoint(copy, _I64)
+
+    return numba.types.int64(*[numba.types.int64] * (1 + OPEN)), codegen
+
+
+@intrinsic
+def _start(_: Any, parallel: Any, loop: Any, data: Any, threads: Any) -> Any:
+    """Run a loop in up to so many threads, by the function at the first address; in this one, if that is 0."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, _signature: Any, values: Any) -> Any:
+        parallel, loop, data, threads = values
+        nothing, one = ir.Constant(_I64, 0), ir.Constant(_I64, 1)
+        items = builder.load(builder.inttoptr(builder.add(data, ir.Constant(_I64, 8 * ITEMS)), _I64.as_pointer()))
+        threads = builder.select(builder.icmp_signed("<", items, threads), items, threads)
+        several = builder.and_(builder.icmp_signed("!=", parallel, nothing), builder.icmp_signed(">", threads, one))
+        with builder.if_else(several) as (then, otherwise):
+            with then:
+                function = ir.FunctionType(ir.VoidType(), [_I64, _I64, _I32, _I32]).as_pointer()
+                count = builder.trunc(threads, _I32)
+                builder.call(builder.inttoptr(parallel, function), [loop, data, count, ir.Constant(_I32, 0)])
+            with otherwise:
+                function = ir.FunctionType(ir.VoidType(), [_I64]).as_pointer()
+                builder.call(builder.inttoptr(loop, function), [data])
+        return context.get_dummy_value()
+
+    return numba.types.void(*[numba.types.int64] * 4), codegen
 
 
 @intrinsic
@@ -137,7 +230,7 @@ def take(_: Any, arguments: Any) -> Any:
 
 
 @intrinsic
-def wait(_: Any, barrier: Any) -> Any:  # noqa: ARG001 - its value comes to `codegen`
+def wait(_: Any, barrier: Any) -> Any:
     """Wait in a loop until all of its threads are there.
 
     Args:

@@ -25,7 +25,7 @@ SLICE = 16
 """Words of a block: nibble j of word w is column 16 j + w, so that shifted words are 16 columns in their order."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class W4A16Weight:
     """Weights laid out for one kind of device; the codes of another kind are refused by `w4a16_gemm`.
 
@@ -40,7 +40,7 @@ class W4A16Weight:
     codes: Tensor
     scale: Tensor
     zero: Tensor | None
-    prepared: dict[tuple[torch.dtype, int, int, int], Any] = field(default_factory=dict, init=False, repr=False)
+    prepared: dict[tuple[torch.dtype, int, int, int, int], Any] = field(default_factory=dict, init=False, repr=False)
 
     def __reduce__(self) -> tuple[type["W4A16Weight"], tuple[Tensor, Tensor, Tensor | None]]:
         return W4A16Weight, (self.codes, self.scale, self.zero)

@@ -21,6 +21,7 @@ from torch import Tensor
 from saffron_kernels import openmp
 from saffron_kernels.compiled import LOOPS, AheadOfTime
 from saffron_kernels.compiled_floats import BFLOAT16, BYTES, KINDS, load_floats, pointer, store_floats
+from saffron_kernels.eager import empty_strided
 from saffron_kernels.int4_tile import BLOCK, BLOCK_BYTES, INTERLEAVED, X_BLOCK, int4_tile
 from saffron_kernels.int4_tokens import lay_out, write_token
 from saffron_kernels.openmp import ITEMS, take
@@ -29,8 +30,8 @@ from saffron_kernels.w4a16_gemm import W4A16Weight, require_product
 
 _FIELDS = range(openmp.FIRST, openmp.FIRST + 18)
 (
-    _M, _N, _K, _BLOCKS, _GROUPS, _GROUP_SIZE, _X, _X_STRIDE, _CODES, _SCALE, _SCALE_KIND, _SCALE_BYTES, _ZERO, _BIAS,
-    _OUT, _KIND, _BYTES, _CHANNELS,
+    _M, _X, _OUT, _BIAS, _N, _K, _BLOCKS, _GROUPS, _GROUP_SIZE, _X_STRIDE, _CODES, _SCALE, _SCALE_KIND, _SCALE_BYTES,
+    _ZERO, _KIND, _BYTES, _CHANNELS,
 ) = _FIELDS  # fmt: skip
 (
     _W_CODES, _W_FIRST, _W_BLOCKS, _W_COLUMNS, _W_GROUPS, _W_GROUP_SIZE, _W_SCALE, _W_SCALE_KIND, _W_SCALE_BYTES,
@@ -80,45 +81,45 @@ class _Plan(NamedTuple):
 
 
 class _Prepared(NamedTuple):
-    """A product with one weight, of which x and the result are left open.
+    """A product with one weight, of which x, the bias and the result are left open.
 
     Attributes:
-        plan: how it is done.
-        columns: K.
-        arguments: of the loop.
-        operands: the tensors whose addresses are among them.
+        start: the loop, given M and the addresses of x, of the result and of the bias or 0.
+        kind: of the tiles (`tile_kinds`).
+        blocks: of a row of W.
+        as_it_is: whether x need not be laid out for it.
+        channels: N.
+        owners: what holds the loop's other arguments, and the tensors whose addresses are among them.
     """
 
-    plan: _Plan
-    columns: int
-    arguments: openmp.Arguments
-    operands: tuple[Tensor | None, ...]
+    start: openmp.Start
+    kind: int
+    blocks: int
+    as_it_is: bool
+    channels: int
+    owners: tuple[object, ...]
 
 
 def w4a16_gemm(x: Tensor, weight: W4A16Weight, group_size: int, bias: Tensor | None) -> Tensor:
     """As the function of this name. Groups of 32, 64, multiples of 128 and all columns are unpacked in registers."""
     M, K = x.shape
     # For one token Python is a good part of the time, so what can be is looked up at once, and checked once.
-    key = x.dtype, group_size, min(M, _TOKENS), torch.get_num_threads()
+    key = x.dtype, group_size, K, M if M < _TOKENS else _TOKENS, torch.get_num_threads()  # noqa: FURB136 - `min` is slow
     prepared: _Prepared | None = weight.prepared.get(key)
-    if prepared is None or prepared.columns != K or bias is not None:
+    if prepared is None or bias is not None:
         require_product(x, weight, group_size, bias)
     if prepared is None:
         prepared = _prepare(x, weight, group_size)
         if prepared is None:
             return _dequantized_gemm(x, weight.codes, weight.scale, weight.zero, group_size, bias)
         weight.prepared[key] = prepared
-    kind = prepared.plan.kind
+    start, kind, blocks, as_it_is, channels, _ = prepared
     if M >= _MANY and kind == AVX512_BF16:
         return _gemm_of_written(x, weight.codes, weight.scale, weight.zero, group_size, bias)
-    arguments = prepared.arguments[:]
-    x = x.contiguous() if M == 1 and kind != AVX512_BF16 else lay_out(x, kind, arguments[_BLOCKS])
-    out = x.new_empty(M, arguments[_N], dtype=key[0])
-    arguments[_M], arguments[_X], arguments[_OUT] = M, x.data_ptr(), out.data_ptr()
-    if bias is not None:
-        bias = bias.float().contiguous()
-        arguments[_BIAS] = bias.data_ptr()
-    openmp.start(prepared.plan.loop, arguments)
+    out = empty_strided((M, channels), (channels, 1), x.dtype)
+    x = x.contiguous() if as_it_is else lay_out(x, kind, blocks)
+    bias = None if bias is None else bias.float().contiguous()
+    start(M, x.data_ptr(), out.data_ptr(), 0 if bias is None else bias.data_ptr())
     return out
 
 
@@ -132,13 +133,15 @@ def _prepare(x: Tensor, weight: W4A16Weight, group_size: int) -> _Prepared | Non
     codes, scale = weight.codes.contiguous(), weight.scale.contiguous()
     zero = None if weight.zero is None else weight.zero.contiguous()
     channels = _channels(N, blocks)
-    arguments = openmp.arguments_of(
+    start, arguments = openmp.prepare(
+        plan.loop,
         -(-N // channels),
-        *(0, N, K, blocks, G, group_size, 0, blocks * X_BLOCK[plan.kind], codes.data_ptr()),
+        *(N, K, blocks, G, group_size, blocks * X_BLOCK[plan.kind], codes.data_ptr()),
         *(scale.data_ptr(), *plan.scale, 0 if zero is None else zero.data_ptr()),
-        *(0, 0, *plan.out, channels),
+        *(*plan.out, channels),
     )
-    return _Prepared(plan, K, arguments, (codes, scale, zero))
+    as_it_is = blocks * BLOCK == K if plan.kind == AVX512_BF16 else M == 1
+    return _Prepared(start, plan.kind, blocks, as_it_is, N, (arguments, codes, scale, zero))
 
 
 def _channels(N: int, blocks: int) -> int:

@@ -1,5 +1,7 @@
 """Every item is done, once, by however many threads."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -33,6 +35,40 @@ def test_every_item_is_done_once(items, threads):
     assert places.tolist() == [7] * items
 
 
+def add_first_and_last(data):
+    """Add the first argument and the one after the open ones to the place of each item; the second is their address."""
+    a = carray(data, (openmp.ARGUMENTS,), np.int64)
+    places = carray(pointer(a[FIRST + 1]), (a[ITEMS],), np.int64)
+    item = take(a)
+    while item < a[ITEMS]:
+        places[item] += a[FIRST] + a[FIRST + openmp.OPEN]
+        item = take(a)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_a_prepared_loop_does_every_item_at_each_start_with_what_that_start_gave(threads):
+    first, second = torch.zeros(100, dtype=torch.int64), torch.zeros(100, dtype=torch.int64)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        start, owner = openmp.prepare(openmp.compile_loop(add_first_and_last), 100, 7)
+        start(10, first.data_ptr(), 0, 0)
+        start(20, second.data_ptr(), 0, 0)
+        start(30, first.data_ptr(), 0, 0)
+    finally:
+        torch.set_num_threads(before)
+    assert (first.tolist(), second.tolist()) == ([54] * 100, [27] * 100)
+    assert owner[FIRST + openmp.OPEN] == 7
+
+
+def test_a_prepared_loop_serves_several_threads_of_python_at_once():
+    start, _owner = openmp.prepare(openmp.compile_loop(add_first_and_last), 2000, 7)
+    places = [torch.zeros(2000, dtype=torch.int64) for _ in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda each: [start(1, each.data_ptr(), 0, 0) for _ in range(50)], places))
+    assert [each.unique().tolist() for each in places] == [[400]] * 8
+
+
 def test_without_the_function_of_openmp_one_thread_does_all_and_it_is_said(monkeypatch):
     class NoSymbols:
         def __init__(self, name):
@@ -40,6 +76,7 @@ def test_without_the_function_of_openmp_one_thread_does_all_and_it_is_said(monke
 
     monkeypatch.setattr(openmp.ctypes, "CDLL", NoSymbols)
     openmp._gomp_parallel.cache_clear()
+    openmp._starters.cache_clear()
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     places = torch.zeros(5, dtype=torch.int64)
@@ -49,6 +86,7 @@ def test_without_the_function_of_openmp_one_thread_does_all_and_it_is_said(monke
     finally:
         torch.set_num_threads(before)
         openmp._gomp_parallel.cache_clear()
+        openmp._starters.cache_clear()
     assert places.tolist() == [1] * 5
 
 
