@@ -18,15 +18,15 @@ from torch import Tensor
 
 from saffron_kernels import openmp
 from saffron_kernels.compiled_floats import float_of, pointer
-from saffron_kernels.openmp import ITEMS, ahead_of_time, take
+from saffron_kernels.openmp import ITEMS, SECOND_ITEM, ahead_of_time, take
 from saffron_kernels.outer_tile import COLUMNS, ROWS, add_tile, pack_pairs
 from saffron_kernels.tile_kinds import AVX512_BF16, TILE_KINDS
 
 _Array = npt.NDArray[Any]
-_FIELDS = range(openmp.FIRST, openmp.FIRST + 16)
+_FIELDS = range(openmp.FIRST, openmp.FIRST + 15)
 (
     _KEYS, _VALUES, _PACKED_KEYS, _PACKED_VALUES, _LENGTH, _PAIRS, _QUERIES, _OUT, _GROUPS, _HEADS, _SHARED, _SCALE,
-    _WINDOW, _MEMORY, _WORDS, _NEXT_THREAD,
+    _WINDOW, _MEMORY, _WORDS,
 ) = _FIELDS  # fmt: skip
 _ROWS = ROWS[AVX512_BF16]
 _LOG2E = np.float32(1.4426950408889634)
@@ -63,7 +63,7 @@ def causal_attention_of_bfloat16(q: Tensor, k: Tensor, v: Tensor, scale: float, 
     arguments = (
         *(each.data_ptr() for each in (keys, values, packed_keys, packed_values)),
         *(length, width // 2, queries.data_ptr(), out.data_ptr(), batch * groups, heads, heads // groups),
-        *(int(factor.view(np.int32)), window, memory.data_ptr(), words, 0),
+        *(int(factor.view(np.int32)), window, memory.data_ptr(), words),
     )
     openmp.run(openmp.compile_loop(_pack), batch * groups * (panels + value_panels), *arguments)
     openmp.run(openmp.compile_loop(_attend), batch * heads * panels, *arguments)
@@ -136,7 +136,7 @@ def _attend(data: Any) -> None:
 def _memory(a: Any, padded: int) -> Any:
     """What a thread works in: a panel of queries, scores, shares, sums as wide as the panels of values, and totals."""
     length, row = a[_LENGTH], COLUMNS * 4
-    turned = a[_MEMORY] + take(a[_NEXT_THREAD:]) * a[_WORDS] * 4
+    turned = a[_MEMORY] + take(a[SECOND_ITEM:]) * a[_WORDS] * 4
     scores = turned + a[_PAIRS] * row
     shares = scores + (length + _ROWS) * row
     sums = shares + (length // 2 + 1) * row

@@ -17,19 +17,17 @@ from torch import Tensor
 from saffron_kernels import openmp
 from saffron_kernels.compiled_floats import BYTES as BYTES_OF
 from saffron_kernels.compiled_floats import KINDS, pointer
-from saffron_kernels.openmp import take, wait
+from saffron_kernels.openmp import SECOND_ITEM, take, wait
 from saffron_kernels.panel_tile import STEP
-from saffron_kernels.quantize_per_token_cpu import quantize_token
+from saffron_kernels.quantize_per_token_cpu import quantize_token, tokens_at_once
 
 _FIELDS = range(openmp.FIRST, openmp.FIRST + 18)
 (
     M, N, K, X, X_STRIDE, X_SCALE, X_SUMS, W, W_SCALE, BIAS, OUT, KIND, BYTES, ROW_BLOCKS, _FLOATS, _FLOAT_KIND,
-    _BARRIER, _NEXT_TOKEN,
+    _BARRIER, _AT_ONCE,
 ) = _FIELDS  # fmt: skip
 """Where a loop finds what: sizes, addresses of codes with bytes a row, of their scales and sums, of weights and of the
 product, whose type that is, and how many blocks of rows there are."""
-_TOKENS = 8
-"""Tokens that a thread makes ready before it takes the next ones."""
 
 
 class Blocks(NamedTuple):
@@ -107,7 +105,7 @@ def _run(  # noqa: PLR0917 - as above
         row_blocks * -(-across // blocks.columns),
         *(rows, across, columns, *x, weight.data_ptr(), weight_scale.data_ptr()),
         *(0 if bias is None else bias.data_ptr(), out.data_ptr(), kind, BYTES_OF[kind], row_blocks),
-        *(*floats, openmp.barrier(), 0),
+        *(*floats, openmp.barrier(), tokens_at_once(rows, columns)),
     )
     return out
 
@@ -119,9 +117,9 @@ def prepare_tokens(a: Any) -> None:
     row = np.empty(columns, np.float32)
     scale = carray(pointer(a[X_SCALE]), (rows,), np.float32)
     sums = carray(pointer(a[X_SUMS]), (rows,), np.int32)
-    first = take(a[_NEXT_TOKEN:]) * _TOKENS
+    first = take(a[SECOND_ITEM:]) * a[_AT_ONCE]
     while first < rows:
-        for m in range(first, min(first + _TOKENS, rows)):
+        for m in range(first, min(first + a[_AT_ONCE], rows)):
             codes = carray(pointer(a[X] + m * stride), (stride,), np.int8)
             if a[_FLOATS]:
                 place = a[_FLOATS] + m * columns * BYTES_OF[a[_FLOAT_KIND]]
@@ -131,5 +129,5 @@ def prepare_tokens(a: Any) -> None:
             for k in range(stride):
                 total += np.int32(codes[k])
             sums[m] = total
-        first = take(a[_NEXT_TOKEN:]) * _TOKENS
+        first = take(a[SECOND_ITEM:]) * a[_AT_ONCE]
     wait(a[_BARRIER])

@@ -25,9 +25,15 @@ from numba.extending import intrinsic
 from saffron_kernels.code_cache import known_by_content
 from saffron_kernels.compiled import LOOPS, AheadOfTime
 
-ARGUMENTS = 32
-"""The most integers of 64 bits that a loop is given: the next item, the number of items, then what the caller gave."""
-ITEM, ITEMS, FIRST = 0, 1, 2
+_LINE = 8
+"""Integers in a line of the cache."""
+ITEM, SECOND_ITEM, ITEMS, FIRST = 0, _LINE, 2 * _LINE, 2 * _LINE + 1
+"""Where a loop finds what, among integers of 64 bits: the next item (`take`), the next one of a second count, from 0 as
+well, for loops that go twice over something, the number of items, then what the caller gave. What threads count with
+lies in lines of its own, since each takes such a line away from the others."""
+_GIVEN = 32
+ARGUMENTS = ITEMS + _GIVEN
+"""How many there are at the most."""
 OPEN = 4
 """How many arguments a prepared loop is given only when it is started."""
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
@@ -90,8 +96,9 @@ def run(loop: Loop, items: int, *arguments: int) -> None:
         arguments: addresses and numbers; the loop finds them from `FIRST` on.
     """
     data = _array(items, *arguments)
-    parallel, starter, _, _ = _starters()
-    starter(parallel, loop.address, data.buffer_info()[0], torch.get_num_threads())
+    parallel, starter, _ = _starter()
+    first = (*arguments, 0, 0, 0, 0)[:OPEN]
+    starter(parallel, loop.address, data.buffer_info()[0], len(data), torch.get_num_threads(), *first)
 
 
 def prepare(loop: Loop, items: int, *arguments: int) -> tuple[Start, "array[int]"]:
@@ -107,13 +114,15 @@ def prepare(loop: Loop, items: int, *arguments: int) -> tuple[Start, "array[int]
         the memory from which it reads the other ones, which must be kept as long.
     """
     data = _array(items, *[0] * OPEN, *arguments)
-    data.extend([0] * (ARGUMENTS - len(data)))
-    parallel, _, starter, _ = _starters()
-    return partial(starter, parallel, loop.address, data.buffer_info()[0], torch.get_num_threads()), data
+    parallel, starter, _ = _starter()
+    address, count = data.buffer_info()
+    return partial(starter, parallel, loop.address, address, count, torch.get_num_threads()), data
 
 
-def _array(items: int, *arguments: int) -> "array[int]":
-    return array("q", (0, items, *arguments))  # ctypes takes twice as long to make one
+def _array(*given: int) -> "array[int]":
+    if len(given) > _GIVEN:
+        raise ValueError(f"a loop takes {_GIVEN - 1} arguments at the most, not {len(given) - 1}")
+    return array("q", given)  # ctypes takes twice as long to make one
 
 
 @cache
@@ -139,77 +148,77 @@ def _address_of(name: str) -> int:
     return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
-class _Starters(NamedTuple):
-    """Compiled functions that start a loop, for Python to call, which takes a third of the time of a call by ctypes.
+class _Starter(NamedTuple):
+    """What starts a loop, compiled for Python to call, which takes a third of the time of a call by ctypes.
 
     Attributes:
-        parallel: what they are told of OpenMP's function: its address; 0 where there is none.
-        given: told that, the loop, its arguments and how many threads there are.
-        copied: told the same, and what stands in the first places of a copy.
-        owners: what keeps their machine code.
+        parallel: the address of OpenMP's function, 0 where there is none.
+        start: `_start`.
+        owner: what keeps its machine code.
     """
 
     parallel: int
-    given: Callable[[int, int, int, int], None]
-    copied: Callable[..., None]
-    owners: tuple[Any, Any]
+    start: Callable[..., None]
+    owner: Any
 
 
 @cache
-def _starters() -> _Starters:
+def _starter() -> _Starter:
     with known_by_content():
-        owners = tuple(
-            numba.njit(numba.types.void(*[numba.types.int64] * count), nogil=True, cache=True)(function)
-            for function, count in ((_start_given, 4), (_start_copied, 4 + OPEN))
-        )
-    given, copied = (next(iter(owner.overloads.values())).entry_point for owner in owners)
-    return _Starters(_gomp_parallel(), given, copied, owners)
+        signature = numba.types.void(*[numba.types.int64] * (5 + OPEN))
+        owner = numba.njit(signature, nogil=True, cache=True)(_start)
+    return _Starter(_gomp_parallel(), owner.overloads[signature.args].entry_point, owner)
 
 
-LOOPS.append(AheadOfTime(_starters))
+LOOPS.append(AheadOfTime(_starter))
 
 
-def _start_given(parallel: int, loop: int, data: int, threads: int) -> None:
-    _start(parallel, loop, data, threads)
-
-
-def _start_copied(  # noqa: PLR0917 - a compiled function has positional parameters only
-    parallel: int, loop: int, data: int, threads: int, a: int, b: int, c: int, d: int
+def _start(  # noqa: PLR0917 - a compiled function has positional parameters only
+    parallel: int, loop: int, data: int, count: int, threads: int, a: int, b: int, c: int, d: int
 ) -> None:
-    _start(parallel, loop, _copy_of(data, a, b, c, d), threads)
+    """Run a loop in up to so many threads with a copy of its arguments but for the first ones, which are given."""
+    _run_parallel(parallel, loop, _copy(data, count, a, b, c, d), threads)
 
 
 @intrinsic
-def _copy_of(_: Any, data: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
-    """The address of a copy of the arguments with new first ones, on the stack of the function that asks for it."""
+def _copy(  # noqa: PLR0917 - as above
+    _: Any, data: Any, count: Any, a: Any, b: Any, c: Any, d: Any
+) -> Any:
+    """The address of what a loop reads, on the stack of the function that asks for it."""
 
     def codegen(_context: Any, builder: ir.IRBuilder, _signature: Any, values: Any) -> Any:
+        data, count, *first = values
         copy = cgutils.alloca_once(builder, ir.ArrayType(_I64, ARGUMENTS))
+        copy.align = _LINE * 8
         places = builder.bitcast(copy, _I64.as_pointer())
-        source = builder.inttoptr(values[0], _I64.as_pointer())
-        cgutils.raw_memcpy(builder, places, source, ir.Constant(_I64, ARGUMENTS), _I64.width // 8)
-        for number, value in enumerate(values[1:]):
-            builder.store(value, builder.gep(places, [ir.Constant(_I64, FIRST + number)]))
+
+        def place(number: int) -> ir.Value:
+            return builder.gep(places, [ir.Constant(_I64, number)])
+
+        cgutils.raw_memcpy(builder, place(ITEMS), builder.inttoptr(data, _I64.as_pointer()), count, 8)
+        nothing = ir.Constant(_I64, 0)
+        for number, value in ((ITEM, nothing), (SECOND_ITEM, nothing), *enumerate(first, FIRST)):
+            builder.store(value, place(number))
         return builder.ptrtoint(copy, _I64)
 
-    return numba.types.int64(*[numba.types.int64] * (1 + OPEN)), codegen
+    return numba.types.int64(*[numba.types.int64] * (2 + OPEN)), codegen
 
 
 @intrinsic
-def _start(_: Any, parallel: Any, loop: Any, data: Any, threads: Any) -> Any:
-    """Run a loop in up to so many threads, by the function at the first address; in this one, if that is 0."""
+def _run_parallel(_: Any, parallel: Any, loop: Any, data: Any, threads: Any) -> Any:
+    """Run a loop by OpenMP's function; in this thread, if there is none or need not be another."""
 
     def codegen(context: Any, builder: ir.IRBuilder, _signature: Any, values: Any) -> Any:
         parallel, loop, data, threads = values
-        nothing, one = ir.Constant(_I64, 0), ir.Constant(_I64, 1)
         items = builder.load(builder.inttoptr(builder.add(data, ir.Constant(_I64, 8 * ITEMS)), _I64.as_pointer()))
         threads = builder.select(builder.icmp_signed("<", items, threads), items, threads)
-        several = builder.and_(builder.icmp_signed("!=", parallel, nothing), builder.icmp_signed(">", threads, one))
+        there = builder.icmp_signed("!=", parallel, ir.Constant(_I64, 0))
+        several = builder.and_(there, builder.icmp_signed(">", threads, ir.Constant(_I64, 1)))
         with builder.if_else(several) as (then, otherwise):
             with then:
                 function = ir.FunctionType(ir.VoidType(), [_I64, _I64, _I32, _I32]).as_pointer()
-                count = builder.trunc(threads, _I32)
-                builder.call(builder.inttoptr(parallel, function), [loop, data, count, ir.Constant(_I32, 0)])
+                number = builder.trunc(threads, _I32)
+                builder.call(builder.inttoptr(parallel, function), [loop, data, number, ir.Constant(_I32, 0)])
             with otherwise:
                 function = ir.FunctionType(ir.VoidType(), [_I64]).as_pointer()
                 builder.call(builder.inttoptr(loop, function), [data])

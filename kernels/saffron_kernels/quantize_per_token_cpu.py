@@ -24,7 +24,10 @@ from saffron_kernels.compiled_floats import (
 from saffron_kernels.openmp import ITEMS, take
 from saffron_kernels.quantize_per_token import LARGEST_FP8, LARGEST_INT8, LEAST_FP8_SCALE
 
-_X, _CODES, _SCALES, _GIVEN, _COLUMNS, _KIND, _BYTES = range(openmp.FIRST, openmp.FIRST + 7)
+_FIELDS = range(openmp.FIRST, openmp.FIRST + 9)
+_X, _CODES, _SCALES, _GIVEN, _ROWS, _COLUMNS, _KIND, _BYTES, _AT_ONCE = _FIELDS
+_ENOUGH = 1 << 15
+"""Numbers that a thread takes at once, if all threads have some: with fewer, threads wait for each other's count."""
 _LAST_PLACE_IS_ONE = np.float32(3 << 22)
 """A sum with it is rounded to an integer, half to even, which is what its lowest bits hold in two's complement."""
 _TINY = np.float32(torch.finfo(torch.float32).tiny)
@@ -47,39 +50,48 @@ def _quantize(loop: openmp.Loop, x: Tensor, dtype: torch.dtype, given: Tensor | 
     if given is not None:
         scales.fill_(given.item())
     addresses = x.data_ptr(), codes.data_ptr(), scales.data_ptr()
-    kind = KINDS[x.dtype]
-    openmp.run(loop, len(x), *addresses, given is not None, x.shape[1], kind, BYTES[kind])
+    (rows, columns), kind = x.shape, KINDS[x.dtype]
+    at_once = tokens_at_once(rows, columns)
+    sizes = rows, columns, kind, BYTES[kind], at_once
+    openmp.run(loop, -(-rows // at_once), *addresses, given is not None, *sizes)
     return codes, scales
+
+
+def tokens_at_once(rows: int, columns: int) -> int:
+    """How many tokens a thread takes at once."""
+    return max(1, min(_ENOUGH // max(1, columns), rows // (4 * torch.get_num_threads())))
 
 
 @openmp.ahead_of_time()
 def _int8_tokens(data: Any) -> None:
     a = carray(data, (openmp.ARGUMENTS,), np.int64)
-    columns = a[_COLUMNS]
+    rows, columns = a[_ROWS], a[_COLUMNS]
     row = np.empty(columns, np.float32)
-    codes = carray(pointer(a[_CODES]), (a[ITEMS], columns), np.int8)
-    scales = carray(pointer(a[_SCALES]), (a[ITEMS],), np.float32)
-    token = take(a)
-    while token < a[ITEMS]:
-        scales[token] = quantize_token(a[_X] + token * columns * a[_BYTES], a[_KIND], row, codes[token])
-        token = take(a)
+    codes = carray(pointer(a[_CODES]), (rows, columns), np.int8)
+    scales = carray(pointer(a[_SCALES]), (rows,), np.float32)
+    item = take(a)
+    while item < a[ITEMS]:
+        for token in range(item * a[_AT_ONCE], min((item + 1) * a[_AT_ONCE], rows)):
+            scales[token] = quantize_token(a[_X] + token * columns * a[_BYTES], a[_KIND], row, codes[token])
+        item = take(a)
 
 
 @openmp.ahead_of_time()
 def _fp8_tokens(data: Any) -> None:
     a = carray(data, (openmp.ARGUMENTS,), np.int64)
-    columns = a[_COLUMNS]
+    rows, columns = a[_ROWS], a[_COLUMNS]
     row = np.empty(columns, np.float32)
-    codes = carray(pointer(a[_CODES]), (a[ITEMS], columns), np.uint8)
-    scales = carray(pointer(a[_SCALES]), (a[ITEMS],), np.float32)
-    token = take(a)
-    while token < a[ITEMS]:
-        load_floats(a[_X] + token * columns * a[_BYTES], a[_KIND], row)
-        if not a[_GIVEN]:
-            scale = _absmax(row) / _FP8
-            scales[token] = _LEAST if scale < _LEAST else scale  # noqa: FURB136 - NaN stays
-        _round_fp8(row, np.float32(1) / scales[token], codes[token])
-        token = take(a)
+    codes = carray(pointer(a[_CODES]), (rows, columns), np.uint8)
+    scales = carray(pointer(a[_SCALES]), (rows,), np.float32)
+    item = take(a)
+    while item < a[ITEMS]:
+        for token in range(item * a[_AT_ONCE], min((item + 1) * a[_AT_ONCE], rows)):
+            load_floats(a[_X] + token * columns * a[_BYTES], a[_KIND], row)
+            if not a[_GIVEN]:
+                scale = _absmax(row) / _FP8
+                scales[token] = _LEAST if scale < _LEAST else scale  # noqa: FURB136 - NaN stays
+            _round_fp8(row, np.float32(1) / scales[token], codes[token])
+        item = take(a)
 
 
 @njit(nogil=True)

@@ -9,7 +9,7 @@ from numba import carray
 
 from saffron_kernels import openmp
 from saffron_kernels.compiled_floats import pointer
-from saffron_kernels.openmp import FIRST, ITEMS, take, wait
+from saffron_kernels.openmp import FIRST, ITEMS, SECOND_ITEM, take, wait
 
 
 def count(data):
@@ -51,14 +51,13 @@ def test_a_prepared_loop_does_every_item_at_each_start_with_what_that_start_gave
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        start, owner = openmp.prepare(openmp.compile_loop(add_first_and_last), 100, 7)
+        start, _owner = openmp.prepare(openmp.compile_loop(add_first_and_last), 100, 7)
         start(10, first.data_ptr(), 0, 0)
         start(20, second.data_ptr(), 0, 0)
         start(30, first.data_ptr(), 0, 0)
     finally:
         torch.set_num_threads(before)
     assert (first.tolist(), second.tolist()) == ([54] * 100, [27] * 100)
-    assert owner[FIRST + openmp.OPEN] == 7
 
 
 def test_a_prepared_loop_serves_several_threads_of_python_at_once():
@@ -69,6 +68,11 @@ def test_a_prepared_loop_serves_several_threads_of_python_at_once():
     assert [each.unique().tolist() for each in places] == [[400]] * 8
 
 
+def test_more_arguments_than_a_loop_can_read_are_refused():
+    with pytest.raises(ValueError, match=r"a loop takes 31 arguments at the most, not 32"):
+        openmp.run(openmp.compile_loop(count), 1, *range(32))
+
+
 def test_without_the_function_of_openmp_one_thread_does_all_and_it_is_said(monkeypatch):
     class NoSymbols:
         def __init__(self, name):
@@ -76,7 +80,7 @@ def test_without_the_function_of_openmp_one_thread_does_all_and_it_is_said(monke
 
     monkeypatch.setattr(openmp.ctypes, "CDLL", NoSymbols)
     openmp._gomp_parallel.cache_clear()
-    openmp._starters.cache_clear()
+    openmp._starter.cache_clear()
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     places = torch.zeros(5, dtype=torch.int64)
@@ -86,7 +90,7 @@ def test_without_the_function_of_openmp_one_thread_does_all_and_it_is_said(monke
     finally:
         torch.set_num_threads(before)
         openmp._gomp_parallel.cache_clear()
-        openmp._starters.cache_clear()
+        openmp._starter.cache_clear()
     assert places.tolist() == [1] * 5
 
 
@@ -100,10 +104,10 @@ def count_and_copy(data):
         counts[item] = 1
         item = take(a)
     wait(a[FIRST + 2])
-    item = take(a[FIRST + 3 :])
+    item = take(a[SECOND_ITEM:])
     while item < a[ITEMS]:
         places[item] = counts.sum()
-        item = take(a[FIRST + 3 :])
+        item = take(a[SECOND_ITEM:])
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
@@ -113,7 +117,7 @@ def test_no_thread_goes_on_before_all_are_there(threads):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        openmp.run(loop, 200, places.data_ptr(), counts.data_ptr(), openmp.barrier(), 0)
+        openmp.run(loop, 200, places.data_ptr(), counts.data_ptr(), openmp.barrier())
     finally:
         torch.set_num_threads(before)
     assert places.tolist() == [200] * 200
