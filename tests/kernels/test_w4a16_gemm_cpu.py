@@ -111,7 +111,7 @@ def multiplied_once():
 
 def test_what_is_kept_from_call_to_call_is_not_copied_with_the_weight():
     weight, x, y = multiplied_once()
-    assert list(weight.prepared) == [(torch.float32, 128, 1, torch.get_num_threads())]
+    assert list(weight.prepared) == [(torch.float32, 128, 256, 1, torch.get_num_threads())]
     for copied in (copy.copy(weight), copy.deepcopy(weight), pickle.loads(pickle.dumps(weight))):  # noqa: S301 - our own
         assert copied.prepared == {}
         assert torch.equal(w4a16_gemm(x, copied, 128), y)
