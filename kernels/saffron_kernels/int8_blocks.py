@@ -12,7 +12,7 @@ from saffron_kernels import int8_product as at
 from saffron_kernels import openmp
 from saffron_kernels.compiled_floats import pointer, store_floats
 from saffron_kernels.dot_tile import ACROSS, AVX2, VNNI, compile_tile
-from saffron_kernels.int8_product import Blocks, prepare_tokens
+from saffron_kernels.int8_product import SIGNED, Blocks, prepare_together
 from saffron_kernels.openmp import ITEMS, take
 
 _ROWS, _COLUMNS = 192, 128
@@ -30,7 +30,7 @@ def _vnni_blocks(data: Any) -> None:
     a = carray(data, (openmp.ARGUMENTS,), np.int64)
     sums = np.empty((_ROWS, _COLUMNS), np.int32)
     row = np.empty(_COLUMNS, np.float32)
-    prepare_tokens(a)
+    prepare_together(a, SIGNED)
     x_sums = carray(pointer(a[at.X_SUMS]), (a[at.M],), np.int32)
     item = take(a)
     while item < a[ITEMS]:
@@ -84,7 +84,7 @@ def _avx2_blocks(data: Any) -> None:
     row = np.empty(_COLUMNS, np.float32)
     x = np.empty((_AVX2_ROWS, _AVX2_SUMMED), np.int16)
     w = np.empty((_COLUMNS, _AVX2_SUMMED), np.int16)
-    prepare_tokens(a)
+    prepare_together(a, SIGNED)
     item = take(a)
     while item < a[ITEMS]:
         m, n = item % a[at.ROW_BLOCKS] * _ROWS, item // a[at.ROW_BLOCKS] * _COLUMNS

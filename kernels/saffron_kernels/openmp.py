@@ -25,8 +25,8 @@ from numba.extending import intrinsic
 from saffron_kernels.code_cache import known_by_content
 from saffron_kernels.compiled import LOOPS, AheadOfTime
 
-_LINE = 8
-"""Integers in a line of the cache."""
+_LINE = 16
+"""Integers in two lines of the cache, since processors fetch the neighbour of a line along with it."""
 ITEM, SECOND_ITEM, ITEMS, FIRST = 0, _LINE, 2 * _LINE, 2 * _LINE + 1
 """Where a loop finds what, among integers of 64 bits: the next item (`take`), the next one of a second count, from 0 as
 well, for loops that go twice over something, the number of items, then what the caller gave. What threads count with

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from saffron_kernels.compiled import features
 from saffron_kernels.int8_blocks import AVX2_BLOCKS, VNNI_BLOCKS
-from saffron_kernels.int8_panels import FEWEST, PANELS
+from saffron_kernels.int8_panels import FEWEST, panels
 from saffron_kernels.int8_product import Blocks, multiply_codes, multiply_tokens
 from saffron_kernels.quantize_per_token_cpu import quantize_per_token
 from saffron_kernels.w8a8_gemm import w8a8_gemm_reference
@@ -35,9 +35,9 @@ def w8a8_linear(x: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | 
     """As the function of this name."""
     gemm = exact_way()
     if gemm is vnni_gemm:
-        return multiply_tokens(_of_vnni(len(x)), x, weight, weight_scale, bias)
+        return multiply_tokens(_of_vnni, x, weight, weight_scale, bias)
     if gemm is avx2_gemm:
-        return multiply_tokens(AVX2_BLOCKS, x, weight, weight_scale, bias)
+        return multiply_tokens(_of_avx2, x, weight, weight_scale, bias)
     return gemm(*quantize_per_token(x), weight, weight_scale, bias, x.dtype)
 
 
@@ -90,18 +90,22 @@ def vnni_gemm(  # noqa: PLR0917 - as `Gemm`
     codes: Tensor, scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, out_dtype: torch.dtype
 ) -> Tensor:
     """By instructions that multiply bytes and sum in int32 (AVX512_VNNI)."""
-    return multiply_codes(_of_vnni(len(codes)), codes, scale, weight, weight_scale, bias, out_dtype)
+    return multiply_codes(_of_vnni, codes, scale, weight, weight_scale, bias, out_dtype)
 
 
-def _of_vnni(rows: int) -> Blocks:
-    return PANELS if rows >= FEWEST else VNNI_BLOCKS
+def _of_vnni(M: int, N: int, K: int) -> Blocks:
+    return panels(M, N, K) if M >= FEWEST else VNNI_BLOCKS
 
 
 def avx2_gemm(  # noqa: PLR0917 - as `Gemm`
     codes: Tensor, scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, out_dtype: torch.dtype
 ) -> Tensor:
     """In int16, for AVX2, whose products of bytes saturate."""
-    return multiply_codes(AVX2_BLOCKS, codes, scale, weight, weight_scale, bias, out_dtype)
+    return multiply_codes(_of_avx2, codes, scale, weight, weight_scale, bias, out_dtype)
+
+
+def _of_avx2(_M: int, _N: int, _K: int) -> Blocks:
+    return AVX2_BLOCKS
 
 
 def int_mm_gemm(  # noqa: PLR0917 - as `Gemm`

@@ -43,6 +43,16 @@ def test_a_token_of_zeros_and_one_of_the_smallest_numbers():
     same(quantize_per_token(x), quantize_per_token_reference(x))
 
 
+def test_every_bfloat16_has_the_code_of_a_division_beside_every_largest_number():
+    positive = torch.arange(1, 0x7F80, dtype=torch.int32)  # all that are finite, by their bits
+    below = torch.arange(2048, dtype=torch.int32)  # 16 binades: what is smaller has the code 0
+    signs = (below % 2) << 15
+    for largest in positive.split(2048):
+        bits = (largest[:, None] - below).clamp_min(0) | signs
+        x = bits.to(torch.uint16).view(torch.bfloat16)
+        same(quantize_per_token(x), quantize_per_token_reference(x))
+
+
 def test_every_bfloat16_becomes_the_fp8_of_torch():
     every = torch.arange(2**16, dtype=torch.int32).to(torch.uint16).view(torch.bfloat16)
     x, scale = every[every.isfinite()][None], torch.ones(1)

@@ -120,8 +120,9 @@ def test_operands_that_do_not_lie_row_by_row(way):
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
-def test_the_number_of_threads_changes_no_bit(threads):
-    inputs = problem(40, 300, 100)
+@pytest.mark.parametrize("M", [40, 300], ids=["few rows", "rows that threads prepare for themselves, or together"])
+def test_the_number_of_threads_changes_no_bit(M, threads):
+    inputs = problem(M, 300, 100)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
