@@ -220,10 +220,26 @@ def test_plain_lines_come_every_few_seconds_and_at_the_end():
         lines(Progress("quantizing blocks", done, 5))
     lines(Progress("comparing tokens", 9, 9))
     assert stream.getvalue().splitlines() == [
-        "quantizing blocks: 2 of 5, about 9s left",
-        "quantizing blocks: 4 of 5, about 3s left",
+        "quantizing blocks: 2 of 5, about 15s left",
+        "quantizing blocks: 4 of 5, about 4s left",
         "quantizing blocks: 5 of 5",
         "comparing tokens: 9 of 9",
+    ]
+
+
+def test_what_came_before_the_first_step_does_not_lengthen_the_time_left():
+    seconds = iter([0.0, 100.0, 106.0, 200.0, 203.0, 206.0])
+    stream = io.StringIO()
+    lines = PlainLines(stream, clock=lambda: next(seconds))
+    for done in (1, 3):
+        lines(Progress("tokenizing conversations", done, 9))
+    for done in (4, 5, 6):
+        lines(Progress("comparing tokens", done, 9))
+    assert stream.getvalue().splitlines() == [
+        "tokenizing conversations: 1 of 9",
+        "tokenizing conversations: 3 of 9, about 18s left",
+        "comparing tokens: 4 of 9",
+        "comparing tokens: 6 of 9, about 9s left",
     ]
 
 

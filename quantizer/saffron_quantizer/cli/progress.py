@@ -46,20 +46,25 @@ class PlainLines:
     def __init__(self, stream: TextIO, *, clock: Callable[[], float]) -> None:
         self._stream = stream
         self._clock = clock
-        self._activity: str | None = None
+        self._first = Progress("", 0, 0)
         self._begun = self._written = clock()
 
     def __call__(self, step: Progress) -> None:
         """Take one step."""
         now = self._clock()
-        if step.activity != self._activity:
-            self._activity, self._begun = step.activity, self._written
+        if step.activity != self._first.activity:
+            # Before an activity's first step lie imports and the reading of files, which no later step does again.
+            self._first, self._begun = step, now
         if step.done < step.total and now - self._written < _SECONDS_BETWEEN_LINES:
             return
         self._written = now
-        left = (now - self._begun) * (step.total - step.done) / step.done if step.done else None
-        told = f", about {duration(left)} left" if left else ""
-        print(f"{step.activity}: {step.done} of {step.total}{told}", file=self._stream, flush=True)
+        print(f"{step.activity}: {step.done} of {step.total}{self._left(step, now)}", file=self._stream, flush=True)
+
+    def _left(self, step: Progress, now: float) -> str:
+        """The time left at the pace since the first step; nothing before there is a pace."""
+        done = step.done - self._first.done
+        left = (now - self._begun) * (step.total - step.done) / done if done else 0
+        return f", about {duration(left)} left" if left else ""
 
 
 def duration(seconds: float) -> str:
