@@ -2,12 +2,12 @@
 
 import argparse
 import json
-import sys
 from typing import TYPE_CHECKING
 
 from saffron_api.failures import ExitCode
 from saffron_quantizer.cli.options import add_gates, report_file
 from saffron_quantizer.cli.outcome import told_failures
+from saffron_quantizer.cli.streams import mention, say
 from saffron_quantizer.cli.subcommand import add_command
 from saffron_quantizer.cli.table import comparison
 from saffron_quantizer.report import Report, differences, judged
@@ -37,9 +37,9 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.gates is not None:
         reports = [judged(report, arguments.gates) for report in reports]
     for what in differences(reports):
-        print(f"warning: these reports are of different {what}", file=sys.stderr)
+        mention(f"warning: these reports are of different {what}")
     if arguments.json:
-        print(json.dumps([report.model_dump(mode="json", by_alias=True) for report in reports]))
+        say(json.dumps([report.model_dump(mode="json", by_alias=True) for report in reports]))
     else:
-        print(comparison(reports))
+        say(comparison(reports))
     return ExitCode.DONE

@@ -3,7 +3,6 @@
 import argparse
 import json
 import math
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from saffron_api.failures import ExitCode
 from saffron_quantizer.cli.options import add_device, add_folder, device_of, whole_number
 from saffron_quantizer.cli.outcome import told_failures
 from saffron_quantizer.cli.progress import duration
+from saffron_quantizer.cli.streams import mention, say
 from saffron_quantizer.cli.subcommand import add_command
 from saffron_quantizer.data.lines import Chat, Text, Turn
 from saffron_quantizer.readable import size
@@ -118,17 +118,17 @@ def _run(arguments: argparse.Namespace) -> int:
     begun = time.monotonic()
     model = WholeModel.open(arguments.model, device)
     took = duration(time.monotonic() - begun)
-    _tell(f"{size(model.bytes)} of weights read in {took}; computing in {model.dtype} on {device.type}")
+    mention(f"{size(model.bytes)} of weights read in {took}; computing in {model.dtype} on {device.type}")
     for number, prompt in enumerate(prompts, start=1):
         if len(prompts) > 1:
-            _tell(f"prompt {number} of {len(prompts)}, {len(prompt)} tokens")
+            mention(f"prompt {number} of {len(prompts)}, {len(prompt)} tokens")
         try:
             completion = complete(model, tokenizer, prompt, sampling, _ignore if arguments.json else _print)
         except KeyboardInterrupt:
-            print(end="" if arguments.json else "\n", flush=True)
+            say("", end="" if arguments.json else "\n")
             raise
-        print(_json(len(prompt), completion) if arguments.json else "", flush=True)
-        _tell(_speed(len(prompt), completion))
+        say(_json(len(prompt), completion) if arguments.json else "")
+        mention(_speed(len(prompt), completion))
     return ExitCode.DONE
 
 
@@ -146,7 +146,7 @@ def _prompts(arguments: argparse.Namespace, tokenizer: "Tokenizer") -> list[tupl
 
 
 def _print(text: str) -> None:
-    print(text, end="", flush=True)
+    say(text, end="")
 
 
 def _ignore(text: str) -> None:
@@ -173,7 +173,3 @@ def _speed(prompt_tokens: int, completion: "Completion") -> str:
     told = f"{prompt_tokens} tokens of prompt in {completion.prompt_seconds:.2f} s"
     later = len(completion.steps) - 1
     return f"{told}, then {later / completion.seconds:.1f} tokens a second" if later else told
-
-
-def _tell(words: str) -> None:
-    print(words, file=sys.stderr, flush=True)

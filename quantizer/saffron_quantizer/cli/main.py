@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from saffron_quantizer.cli import baseline, compare, evaluate, generate, inspect, quantize, report, run, sample
 from saffron_quantizer.cli.outcome import end_at_sigterm
+from saffron_quantizer.cli.streams import open_standard_streams
 from saffron_quantizer.memory import share_one_heap
 
 _EPILOG = """\
@@ -40,6 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
+    open_standard_streams()
     gc.set_threshold(_COLLECT_AFTER)
     share_one_heap()
     end_at_sigterm()

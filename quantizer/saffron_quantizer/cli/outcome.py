@@ -3,7 +3,6 @@
 import argparse
 import os
 import signal
-import sys
 import threading
 import traceback
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import Protocol
 from saffron_api.failures import ExitCode, Failure, FailureReason, StageError, subject_of
 from saffron_api.results import FailureResult, Stage, StageResult, encode
 from saffron_quantizer.atomic import is_full, storage_full
+from saffron_quantizer.cli.streams import mention, say
 
 _TERMINATED = 128 + signal.SIGTERM
 _ALLOCATION_FAILED = ("can't allocate memory", "not enough memory")
@@ -48,7 +48,11 @@ def run_stage(stage: Stage, arguments: argparse.Namespace, work: Callable[[argpa
         _write_result(arguments.result, told.result)
     except Exception as error:  # noqa: BLE001 whatever it is, it is told, and an unknown one with its traceback
         return _tell_failure(stage, arguments.result, error)
-    print(encode(told.result) if arguments.json else told.text)
+    try:
+        say(encode(told.result) if arguments.json else told.text)
+    except StageError as error:
+        # The work is done, so that is what the result says.
+        return tell(error).exit_code
     return told.exit_code
 
 
@@ -69,7 +73,7 @@ def tell(error: Exception) -> Failure:
     failure = failure_of(error)
     if failure.reason is FailureReason.INTERNAL:
         traceback.print_exception(error)
-    print(render(failure, detail_of(error)), file=sys.stderr)
+    mention(render(failure, detail_of(error)))
     return failure
 
 
@@ -100,7 +104,7 @@ def _tell_failure(stage: Stage, result: Path | None, error: Exception) -> int:
     try:
         _write_result(result, FailureResult(failed_stage=stage, failure=failure))
     except OSError as second:
-        print(f"error: {result} can't be written ({second.strerror})", file=sys.stderr)
+        mention(f"error: {result} can't be written ({second.strerror})")
     return failure.exit_code
 
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from saffron_quantizer.cli.streams import mention
 from saffron_quantizer.progress import Progress, ProgressSink
 
 _SECONDS_BETWEEN_LINES = 5.0
@@ -58,7 +59,7 @@ class PlainLines:
         if step.done < step.total and now - self._written < _SECONDS_BETWEEN_LINES:
             return
         self._written = now
-        print(f"{step.activity}: {step.done} of {step.total}{self._left(step, now)}", file=self._stream, flush=True)
+        mention(f"{step.activity}: {step.done} of {step.total}{self._left(step, now)}", self._stream)
 
     def _left(self, step: Progress, now: float) -> str:
         """The time left at the pace since the first step; nothing before there is a pace."""

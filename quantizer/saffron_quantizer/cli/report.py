@@ -1,13 +1,13 @@
 """`saffron report`: reports as a page of HTML and as a model card."""
 
 import argparse
-import sys
 from typing import TYPE_CHECKING
 
 from saffron_api.failures import ExitCode
 from saffron_api.quantized_model import Selection
 from saffron_quantizer.cli.options import add_gates, choice, file_to_write, report_file
 from saffron_quantizer.cli.outcome import told_failures
+from saffron_quantizer.cli.streams import mention
 from saffron_quantizer.cli.subcommand import add_command
 from saffron_quantizer.report import Report, judged
 
@@ -66,9 +66,9 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.html is not None:
         text = page(reports, title=arguments.title, selection=arguments.selection)
         write_file(arguments.html, text.encode())
-        print(f"page: {arguments.html}", file=sys.stderr)
+        mention(f"page: {arguments.html}")
     if arguments.card is not None:
         text = model_card(reports[0], reports[1:], title=arguments.title, base_model=arguments.base_model)
         write_file(arguments.card, text.encode())
-        print(f"card: {arguments.card}", file=sys.stderr)
+        mention(f"card: {arguments.card}")
     return ExitCode.DONE

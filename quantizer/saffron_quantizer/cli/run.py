@@ -20,6 +20,7 @@ from saffron_quantizer.atomic import private_folder, write_file
 from saffron_quantizer.cli.options import add_device, file_to_write
 from saffron_quantizer.cli.outcome import told_failures
 from saffron_quantizer.cli.progress import duration, shown_progress
+from saffron_quantizer.cli.streams import mention, say
 from saffron_quantizer.cli.subcommand import add_command
 from saffron_quantizer.cli.table import comparison
 from saffron_quantizer.local.order import Order
@@ -94,14 +95,14 @@ def _run(arguments: argparse.Namespace) -> int:
     places = places_of(spec, request.metadata.name, claims)
     private_folder(places.workspace)
     for ignored in _not_looked_at(request):
-        print(f"note: {ignored} is for a cluster and not looked at", file=sys.stderr)
+        mention(f"note: {ignored} is for a cluster and not looked at")
     tell = partial(_tell, begun=time.monotonic())
     first = Order(Stage.INSPECT, spec, places, device=arguments.device or "cpu")
     outcome = run(first, lambda order: do_in_process(order, _progress), tell)
     if arguments.html is not None and outcome.reports:
         text = page(outcome.reports, title=request.metadata.name, selection=spec.selection)
         write_file(arguments.html, text.encode())
-    print(_json(outcome) if arguments.json else _text(outcome))
+    say(_json(outcome) if arguments.json else _text(outcome))
     return _exit_code(outcome)
 
 
@@ -147,7 +148,7 @@ def _progress() -> AbstractContextManager[ProgressSink]:
 
 
 def _tell(words: str, *, begun: float) -> None:
-    print(f"[{duration(time.monotonic() - begun):>6}] {words}", file=sys.stderr, flush=True)
+    mention(f"[{duration(time.monotonic() - begun):>6}] {words}")
 
 
 def _json(outcome: Outcome) -> str:

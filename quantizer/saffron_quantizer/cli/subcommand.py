@@ -2,9 +2,10 @@
 
 import argparse
 import signal
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+
+from saffron_quantizer.cli.streams import mention
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 argparse gives it no public name
@@ -35,7 +36,7 @@ def add_command(
             return run(arguments)
         except KeyboardInterrupt:
             goes_on = "; the same command goes on with what is finished" if resumes else ""
-            print(f"interrupted{goes_on}", file=sys.stderr)
+            mention(f"interrupted{goes_on}")
             return _INTERRUPTED
 
     parser.set_defaults(run=checked)
