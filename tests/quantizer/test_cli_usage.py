@@ -130,6 +130,10 @@ REFUSED = {
         ["report", "--selection", "best"],
         "argument --selection: 'best' is not one of Smallest, BestQuality",
     ),
+    "a prompt that is no text": (
+        ["generate", "--model", "m", "--prompt", "caf\udce9"],
+        "argument --prompt: it is not UTF-8; where the locale is another one, set PYTHONUTF8=1 or give --prompts",
+    ),
     "a report that is missing": (
         ["compare", "/no/report.json"],
         "argument FILE: can't read /no/report.json: No such file or directory",

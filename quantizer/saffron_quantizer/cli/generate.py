@@ -39,6 +39,7 @@ def add_to(commands: "Commands") -> None:
     add_folder(parser, what="the model or checkpoint")
     parser.add_argument(
         "--prompt",
+        type=_whole_text,
         action="append",
         default=[],
         metavar="TEXT",
@@ -89,6 +90,16 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="of the draws, and the same for each prompt, 0 to 2147483647 (default: %(default)s)",
     )
+
+
+def _whole_text(text: str) -> str:
+    """Read a text that has all its characters: what of an argument is not in the locale's encoding is none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        told = "it is not UTF-8; where the locale is another one, set PYTHONUTF8=1 or give --prompts"
+        raise argparse.ArgumentTypeError(told) from error
+    return text
 
 
 def _temperature(text: str) -> float:
