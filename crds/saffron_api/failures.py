@@ -52,6 +52,7 @@ class FailureReason(StrEnum):
     MODEL_UNSAFE = "ModelUnsafe"
     MODEL_INCOMPLETE = "ModelIncomplete"
     MODEL_MALFORMED = "ModelMalformed"
+    MODEL_AMBIGUOUS = "ModelAmbiguous"
     MODEL_NOT_FINITE = "ModelNotFinite"
     STORAGE_FULL = "StorageFull"
     MODEL_CHANGED = "ModelChanged"
@@ -143,6 +144,11 @@ FAILURES: dict[FailureReason, _Entry] = {
     FailureReason.MODEL_INCOMPLETE: _Entry(ExitCode.MODEL, "The model lacks {subject}; copy the model again, whole."),
     FailureReason.MODEL_MALFORMED: _Entry(
         ExitCode.MODEL, "The model's {subject} can't be read; copy the model again, whole."
+    ),
+    FailureReason.MODEL_AMBIGUOUS: _Entry(
+        ExitCode.MODEL,
+        "The model has its weights twice: transformers reads model.safetensors, and vLLM what {subject} names; delete "
+        "the one that is not the model.",
     ),
     FailureReason.MODEL_NOT_FINITE: _Entry(
         ExitCode.MODEL, "The model's tensor {subject} holds NaN or infinity; use an undamaged model."

@@ -125,6 +125,11 @@ def put_nan(folder):
     save_file(tensors, folder / "model.safetensors")
 
 
+def lead_nowhere(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").symlink_to("../blobs/0a1b")
+
+
 def make_pickle(folder):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
@@ -141,6 +146,12 @@ BAD_MODELS = {
     "a model that is missing": (shutil.rmtree, 12, FailureReason.MODEL_MISSING, "There is no model at "),
     "a pickle": (make_pickle, 12, FailureReason.MODEL_UNSAFE, "pytorch_model.bin, a pickle, which can run code"),
     "a model that lacks a tensor": (remove_tensor, 12, FailureReason.MODEL_INCOMPLETE, f"The model lacks {DOWN}"),
+    "a link to weights that were not copied": (
+        lead_nowhere,
+        12,
+        FailureReason.MODEL_INCOMPLETE,
+        "The model lacks model.safetensors",
+    ),
     "a model with NaN": (put_nan, 12, FailureReason.MODEL_NOT_FINITE, f"{DOWN} holds NaN or infinity"),
     "an architecture that we do not know": (
         edit_config(architectures=["OtherForCausalLM"], model_type="other"),

@@ -72,6 +72,12 @@ def lose_shard(folder):
     (folder / "two.safetensors").unlink()
 
 
+def keep_the_single_file(folder):
+    whole = (folder / "model.safetensors").read_bytes()
+    shard(folder)
+    (folder / "model.safetensors").write_bytes(whole)
+
+
 def lead_to(file):
     def damage(folder):
         weight_map = {**shard(folder), DOWN: file}
@@ -134,6 +140,11 @@ BROKEN = {
         "model.safetensors.index.json",
     ),
     "the index leads to no file": (lead_to(""), FailureReason.MODEL_MALFORMED, "model.safetensors.index.json"),
+    "there are shards and a single file": (
+        keep_the_single_file,
+        FailureReason.MODEL_AMBIGUOUS,
+        "model.safetensors.index.json",
+    ),
     "the file is cut short": (truncate, FailureReason.MODEL_MALFORMED, None),
     "the file is no safetensors": (huge_header, FailureReason.MODEL_MALFORMED, "model.safetensors"),
     "a shape does not fit its bytes": (
@@ -183,6 +194,13 @@ def test_tensors_read_as_safetensors_own_library_reads_them(tiny_model, dtype):
     assert sorted(expected) == sorted(reader.entries)
     for name, tensor in expected.items():
         assert torch.equal(reader.read(name), tensor)
+
+
+def test_an_index_of_the_single_file_alone_says_nothing_else_than_the_file(folder):
+    names = load_file(folder / "model.safetensors")
+    index = {"weight_map": dict.fromkeys(names, "model.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert sorted(CheckpointReader(folder).entries) == sorted(names)
 
 
 def test_a_pickle_beside_safetensors_is_left_alone(folder):

@@ -35,7 +35,8 @@ def model_digest(folder: Path, *, hash_cache: Path | None) -> str:
         hash_cache: JSON file that remembers hashes; made when it is missing.
 
     Raises:
-        StageError: `MODEL_MISSING` if there is no such folder, `MODEL_CHANGED` if a file changes meanwhile.
+        StageError: `MODEL_MISSING` if there is no such folder, `MODEL_INCOMPLETE` if a link in it leads nowhere,
+            `MODEL_CHANGED` if a file changes meanwhile.
     """
     remembered = _load(hash_cache)
     stamps = _stamps(folder)
@@ -86,7 +87,7 @@ class FolderGuard:
             hash_cache: what `model_digest` wrote; a file that differs from it already has changed.
 
         Raises:
-            StageError: `MODEL_MISSING` or `MODEL_CHANGED`.
+            StageError: `MODEL_MISSING`, `MODEL_INCOMPLETE` or `MODEL_CHANGED`.
         """
         self._folder = folder
         self._stamps = _stamps(folder)
@@ -119,7 +120,11 @@ def _stamps(folder: Path) -> dict[str, _Stamp]:
         raise StageError(Failure(reason=FailureReason.MODEL_MISSING, subject=subject_of(folder)))
     stamps = {}
     for name in content_files(folder):
-        status = (folder / name).stat()
+        try:
+            status = (folder / name).stat()
+        except FileNotFoundError as error:
+            # A link to what was not copied with it, as in a hub's cache.
+            raise StageError(Failure(reason=FailureReason.MODEL_INCOMPLETE, subject=subject_of(name))) from error
         stamps[name] = _Stamp(status.st_size, status.st_mtime_ns)
     return stamps
 

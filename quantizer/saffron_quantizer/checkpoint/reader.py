@@ -33,8 +33,8 @@ class CheckpointReader:
 
         Raises:
             StageError: `MODEL_MISSING` without a config.json, `MODEL_UNSAFE` if the weights are a pickle,
-                `MODEL_INCOMPLETE` without weights or without a shard that the index names, `MODEL_MALFORMED` for a
-                file that can't be read.
+                `MODEL_INCOMPLETE` without weights or without a shard that the index names, `MODEL_AMBIGUOUS` if there
+                is a single file besides the shards, `MODEL_MALFORMED` for a file that can't be read.
         """
         self.folder = folder
         self.config = read_config(folder)
@@ -140,6 +140,8 @@ def _sharded(folder: Path, index: Path) -> dict[str, TensorEntry]:
         raise malformed(index.name) from error
     if not plain:
         raise malformed(index.name)
+    if (folder / SINGLE).is_file() and set(weight_map.values()) != {SINGLE}:
+        raise StageError(Failure(reason=FailureReason.MODEL_AMBIGUOUS, subject=subject_of(index.name)))
     shards = {shard: read_header(folder / shard) for shard in sorted(set(weight_map.values()))}
     lacking = [name for name, shard in weight_map.items() if name not in shards[shard]]
     if lacking:
