@@ -5,12 +5,15 @@ But those of a card are torch's words, raised here.
 
 import json
 import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from saffron_api.failures import Failure, FailureReason, StageError
+from saffron_api.results import FailureResult, Stage, decode
 from saffron_quantizer.atomic import write_file
 from saffron_quantizer.cli.outcome import failure_of, render
 
@@ -65,6 +68,43 @@ def test_what_is_meant_when(work, reason, subject):
         work()
     failure = failure_of(caught.value)
     assert (failure.reason, failure.subject) == (reason, subject)
+
+
+LOOP_WITHOUT_MEMORY = """
+import argparse
+import sys
+from pathlib import Path
+
+import numba
+import numpy as np
+
+from saffron_api.results import Stage
+from saffron_kernels.openmp import FIRST, ITEMS, compile_loop, run
+from saffron_quantizer.cli.outcome import run_stage
+
+
+def body(address):
+    arguments = numba.carray(address, FIRST + 1, np.int64)
+    arguments[ITEMS] = np.empty(arguments[FIRST], np.int64)[0]
+
+
+def work(_):
+    run(compile_loop(body), 1, 1 << 58)
+    print("went on with what was never computed")
+
+
+run_stage(Stage.QUANTIZE, argparse.Namespace(result=Path(sys.argv[1]), json=True), work)
+"""
+
+
+def test_a_compiled_loop_without_memory_ends_the_command(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(LOOP_WITHOUT_MEMORY)
+    words = [sys.executable, "-P", str(program), str(tmp_path / "result")]
+    ended = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (15, ""), ended.stderr
+    failure = Failure(reason=FailureReason.OUT_OF_MEMORY)
+    assert decode((tmp_path / "result").read_text()) == FailureResult(failed_stage=Stage.QUANTIZE, failure=failure)
 
 
 RENDERED = {

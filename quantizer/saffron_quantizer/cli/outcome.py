@@ -3,9 +3,11 @@
 import argparse
 import os
 import signal
+import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -44,7 +46,8 @@ def run_stage(stage: Stage, arguments: argparse.Namespace, work: Callable[[argpa
         The exit code.
     """
     try:
-        told = work(arguments)
+        with ended_where_memory_is_lost(lambda error: _tell_failure(stage, arguments.result, error)):
+            told = work(arguments)
         _write_result(arguments.result, told.result)
     except Exception as error:  # noqa: BLE001 whatever it is, it is told, and an unknown one with its traceback
         return _tell_failure(stage, arguments.result, error)
@@ -61,7 +64,8 @@ def told_failures(run: Callable[[argparse.Namespace], int]) -> Callable[[argpars
 
     def checked(arguments: argparse.Namespace) -> int:
         try:
-            return run(arguments)
+            with ended_where_memory_is_lost(lambda error: tell(error).exit_code):
+                return run(arguments)
         except Exception as error:  # noqa: BLE001 as above
             return tell(error).exit_code
 
@@ -119,6 +123,30 @@ def _write_result(path: Path | None, result: StageResult) -> None:
     """Write the termination message; the kubelet mounts it as a file, which can't be replaced by renaming."""
     if path is not None:
         path.write_text(encode(result))
+
+
+@contextmanager
+def ended_where_memory_is_lost(tell: Callable[[MemoryError], int]) -> Iterator[None]:
+    """End the process where a compiled loop gets no memory.
+
+    Such a loop can't hand an error to its caller, which would go on with numbers that were never computed. Python is
+    told of the error as of one that nobody can handle.
+
+    Args:
+        tell: says why, and returns the exit code.
+    """
+    before = sys.unraisablehook
+
+    def hook(lost: "sys.UnraisableHookArgs") -> None:
+        if issubclass(lost.exc_type, MemoryError):
+            os._exit(tell(MemoryError()))
+        before(lost)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def end_at_sigterm() -> None:

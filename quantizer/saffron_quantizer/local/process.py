@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection, wait
 
 from saffron_api.failures import Failure, FailureReason, StageError
 from saffron_api.results import StageResult
-from saffron_quantizer.cli.outcome import detail_of, failure_of
+from saffron_quantizer.cli.outcome import detail_of, ended_where_memory_is_lost, failure_of
 from saffron_quantizer.local.order import Order
 from saffron_quantizer.progress import ProgressSink
 
@@ -80,17 +80,23 @@ def _work(order: Order, show: Show, answer: Connection) -> None:
     """What the process does; it ends when whoever started it does, however that comes about."""
     threading.Thread(target=_end_with_parent, name="orphaned", daemon=True).start()
     try:
-        with show() as progress:
+        with show() as progress, ended_where_memory_is_lost(lambda error: _tell(error, answer)):
             from saffron_quantizer.local.stages import do  # noqa: PLC0415 only the process that works needs torch
 
             result = do(order, progress)
     except Exception as error:  # noqa: BLE001 it is told, and the other candidates go on
-        failure = failure_of(error)
-        if failure.reason is FailureReason.INTERNAL:
-            traceback.print_exception(error)
-        answer.send((None, failure, detail_of(error)))
+        _tell(error, answer)
         return
     answer.send((result, None, ""))
+
+
+def _tell(error: Exception, answer: Connection) -> int:
+    """Tell whoever waits why there is no result, and return the exit code."""
+    failure = failure_of(error)
+    if failure.reason is FailureReason.INTERNAL:
+        traceback.print_exception(error)
+    answer.send((None, failure, detail_of(error)))
+    return failure.exit_code
 
 
 def _end_with_parent() -> None:
