@@ -53,6 +53,17 @@ def write_chunks(path: Path, chunks: Iterable[bytes | memoryview], *, mode: int 
         raise
 
 
+def require_writable(path: Path) -> None:
+    """Make sure that `write_file` could write a file, before the work whose result is to be in it.
+
+    Raises:
+        OSError: what keeps it from being written.
+    """
+    temporary = path.with_name(temporary_name(path.name))
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT, PRIVATE_FILE))
+    temporary.unlink()
+
+
 def temporary_name(name: str) -> str:
     """What a file is called until it is whole; a process that is killed leaves it so."""
     return f".{name}.partial"

@@ -84,8 +84,8 @@ def _has_content(folder: Path) -> bool:
 def _is_other(folder: Path, fingerprint: Mapping[str, Any]) -> bool:
     """Whether unfinished work was begun with another fingerprint."""
     if not (folder / _FINGERPRINT).is_file():
-        _log.error("%s holds files that are not ours; choose a folder that does not exist yet.", folder)
-        raise StageError(Failure(reason=FailureReason.SPEC_INVALID, subject=subject_of(f"--out={folder}")))
+        failure = Failure(reason=FailureReason.SPEC_INVALID, subject=subject_of(f"--out={folder}"))
+        raise StageError(failure, detail="it holds files that are not ours; choose a folder that does not exist yet")
     return digest(_fingerprint(folder)) != digest(fingerprint)
 
 

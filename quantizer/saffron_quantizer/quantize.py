@@ -8,7 +8,6 @@ Several processes may do it together: each runs its share of the sequences, sums
 writes.
 """
 
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,8 +45,6 @@ from saffron_quantizer.ranks import ALONE, Ranks
 from saffron_quantizer.reported import remember, reported, request_of
 from saffron_quantizer.shards import read_notes, write_shards
 from saffron_quantizer.tensor_parallel import tensor_parallel
-
-_log = logging.getLogger(__name__)
 
 
 @without_compiler()
@@ -243,9 +240,8 @@ def _finished(target: Path, fingerprint: Mapping[str, Any]) -> QuantizeResult | 
     if manifest is None:
         return None
     if request_of(manifest) != fingerprint["request"]:
-        _log.error("%s holds a checkpoint of other settings or inputs; choose another folder.", target)
-        subject = subject_of(f"--out={target}")
-        raise StageError(Failure(reason=FailureReason.SPEC_INVALID, subject=subject))
+        failure = Failure(reason=FailureReason.SPEC_INVALID, subject=subject_of(f"--out={target}"))
+        raise StageError(failure, detail="it holds a checkpoint of other settings or inputs; choose another folder")
     return QuantizeResult.model_validate(manifest["result"])
 
 

@@ -245,6 +245,35 @@ def test_a_sample_that_does_not_fit_leaves_nothing_that_looks_whole(speaking_mod
     assert [path.name for path in out.iterdir() if path.name == "manifest.json" or "partial" in path.name] == []
 
 
+def test_data_that_are_not_read_are_told_of(speaking_model, tmp_path):
+    words = ("--model", speaking_model, "--method", "rtn", "--scheme", "w8a8", "--calibration", tmp_path / "none.jsonl")
+    done = succeed("quantize", *words, "--out", tmp_path / "out")
+    told = "note: --calibration is not read, for --method RTN --scheme W8A8 needs no data"
+    assert told in done.stderr.splitlines()
+
+
+def test_a_report_that_can_not_be_written_is_refused_before_any_work(speaking_model, tmp_path):
+    done = saffron(
+        *("evaluate", "--original", speaking_model, "--candidate", tmp_path / "none", "--data", tmp_path / "none"),
+        *("--out", "/proc/report.json"),
+    )
+    assert done.returncode == 1
+    assert "Reading or writing /proc/.report.json.partial failed" in done.stderr
+
+
+def test_why_a_folder_is_no_place_for_a_checkpoint_is_told(speaking_model, tmp_path):
+    words = ("quantize", "--model", speaking_model, "--method", "rtn", "--scheme")
+    succeed(*words, "w8a8", "--out", tmp_path / "taken")
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "thesis.txt").touch()
+    for name, why in (
+        ("taken", "it holds a checkpoint of other settings or inputs; choose another folder"),
+        ("foreign", "it holds files that are not ours; choose a folder that does not exist yet"),
+    ):
+        done = saffron(*words, "w8a16", "--out", tmp_path / name)
+        assert (done.returncode, f"  why: {why}." in done.stderr.splitlines()) == (10, True), done.stderr
+
+
 def test_a_checkpoint_that_does_not_fit_is_refused_before_any_work(speaking_model, small_volume, tmp_path):
     done = saffron(
         *("quantize", "--model", speaking_model, "--method", "rtn", "--scheme", "w8a8"),

@@ -2,6 +2,7 @@
 
 import argparse
 import io
+from importlib.metadata import version
 
 import pytest
 
@@ -155,7 +156,8 @@ GATES = {
     "no YAML": ("{", "is not YAML"),
     "an unknown gate": ("speed: {max: 1}\nklDivergence: {max: 0.1}\n", "speed: Extra inputs are not permitted"),
     "no gate": ("confidence: 0.9\n", "must have at least one of"),
-    "a list": ("- 1\n", "should be"),
+    "a list": ("- 1\n", "is no mapping of limits, as perplexityRatio: {max: 1.05}"),
+    "nothing": ("", "is no mapping of limits, as perplexityRatio: {max: 1.05}"),
 }
 
 
@@ -169,6 +171,12 @@ def test_a_gates_file_with(text, words, tmp_path, capsys):
     with pytest.raises(SystemExit):
         build_parser().parse_args(argv)
     assert words in capsys.readouterr().err
+
+
+def test_the_version_is_told(capsys):
+    with pytest.raises(SystemExit) as caught:
+        build_parser().parse_args(["--version"])
+    assert (caught.value.code, capsys.readouterr().out) == (0, f"saffron {version('saffron-quantizer')}\n")
 
 
 def subcommands():

@@ -205,7 +205,8 @@ def test_a_baseline_of_other_data_is_refused(request_, tmp_path):
 
 def test_a_baseline_that_was_not_finished_is_refused(request_, tmp_path):
     refused = failure(replace(request_, baseline=tmp_path))
-    assert str(refused) == f"The request is not valid: --baseline={tmp_path}. (it holds no finished baseline)"
+    assert refused.failure == Failure(reason=FailureReason.SPEC_INVALID, subject=f"--baseline={tmp_path}")
+    assert refused.detail == "it holds no finished baseline; `saffron baseline` makes one"
 
 
 def flip_a_byte(folder):
@@ -223,8 +224,8 @@ def finish_a_sample(folder):
 DAMAGE = {
     "a byte that flipped": (flip_a_byte, FailureReason.INPUT_CHANGED),
     "a file cut short": (lambda folder: (folder / "config.json").write_text("{"), FailureReason.INPUT_CHANGED),
-    "no manifest": (lambda folder: (folder / "manifest.json").unlink(), FailureReason.MODEL_INCOMPLETE),
-    "another stage's manifest": (finish_a_sample, FailureReason.MODEL_INCOMPLETE),
+    "no manifest": (lambda folder: (folder / "manifest.json").unlink(), FailureReason.SPEC_INVALID),
+    "another stage's manifest": (finish_a_sample, FailureReason.SPEC_INVALID),
     "no folder": (shutil.rmtree, FailureReason.MODEL_MISSING),
 }
 

@@ -155,8 +155,9 @@ def wait_for(condition, seconds=60):
 def test_when_no_candidate_is_small_enough_nothing_is_made_and_what_only_a_cluster_does_is_told(claims, tmp_path):
     rollout = {"targetRef": {"name": "qwen", "container": "server"}, "steps": [{"weight": 50}]}
     changes = {"rollout": rollout, "job": {"parallelism": 2}, "gates": {"checkpointBytesRatio": {"max": 0.01}}}
-    done = saffron(command(claims, tmp_path, **changes))
+    done = saffron(command(claims, tmp_path, "--claim", f"spare={tmp_path}", **changes))
     assert done.returncode == 20
+    assert "note: the request names no claim spare" in done.stderr
     assert done.stdout.splitlines()[-1].startswith("selected: none, for none passed")
     assert "checkpointBytesRatio allows 0.01; it was not made" in done.stdout
     assert list(claims["checkpoints"].iterdir()) == []

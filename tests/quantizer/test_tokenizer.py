@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from saffron_api.failures import FailureReason, StageError
+from saffron_api.failures import Failure, FailureReason, StageError
 from saffron_quantizer.data.lines import Chat, Text, Turn
 from saffron_quantizer.data.tokenizer import Encoded, NoChatTemplateError, Tokenizer
 
@@ -68,6 +68,17 @@ BROKEN = {
         FailureReason.MODEL_MALFORMED,
     ),
 }
+
+
+def test_a_tokenizer_in_another_form_is_told_how_to_convert(speaking_model, tmp_path):
+    shutil.copytree(speaking_model, tmp_path / "model")
+    (tmp_path / "model" / "tokenizer.json").rename(tmp_path / "model" / "tokenizer.model")
+    with pytest.raises(StageError) as caught:
+        Tokenizer(tmp_path / "model")
+    assert caught.value.failure == Failure(reason=FailureReason.MODEL_INCOMPLETE, subject="tokenizer.json")
+    assert caught.value.detail == (
+        "it has tokenizer.model alone; transformers' AutoTokenizer writes the other when it saves what it loaded"
+    )
 
 
 @pytest.mark.parametrize(("damage", "reason"), BROKEN.values(), ids=BROKEN.keys())

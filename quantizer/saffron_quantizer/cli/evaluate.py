@@ -137,12 +137,14 @@ def _work(arguments: argparse.Namespace) -> Outcome:
 
 
 def _report(arguments: argparse.Namespace, confidence: float) -> Report:
-    from saffron_quantizer.atomic import private_folder  # noqa: PLC0415 - not for --help
+    from saffron_quantizer.atomic import private_folder, require_writable  # noqa: PLC0415 - not for --help
 
     if arguments.out is not None and not arguments.out.parent.is_dir():
         private_folder(arguments.out.parent)
     engine = None if arguments.engine_url is None else Engine(url=arguments.engine_url, model=arguments.engine_model)
     finished = None if arguments.out is None else finished_report(arguments.out)
+    if arguments.out is not None:
+        require_writable(arguments.out)
     with unchanged(arguments.original, arguments) as digest, shown_progress(sys.stderr) as progress:
         # Torch takes seconds that --help need not wait for.
         from saffron_quantizer.evaluation.evaluate import EvaluateRequest, evaluate  # noqa: PLC0415

@@ -4,6 +4,7 @@ import argparse
 import gc
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 
 from saffron_quantizer.cli import baseline, compare, evaluate, generate, inspect, quantize, report, run, sample
 from saffron_quantizer.cli.outcome import end_at_sigterm
@@ -33,6 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version('saffron-quantizer')}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for command in (inspect, sample, baseline, quantize, evaluate, compare, report, run, generate):
         command.add_to(commands)

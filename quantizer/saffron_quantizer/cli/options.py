@@ -3,7 +3,7 @@
 import argparse
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from decimal import Decimal
 from enum import StrEnum
@@ -106,7 +106,10 @@ def engine_url(text: str) -> str:
 def gates_file(text: str) -> Gates:
     """Read limits from YAML as they stand under `gates` in a QuantizedModel."""
     try:
-        return Gates.model_validate(yaml.safe_load(Path(text).read_bytes()))
+        loaded = yaml.safe_load(Path(text).read_bytes())
+        if not isinstance(loaded, Mapping):
+            raise argparse.ArgumentTypeError(f"{text} is no mapping of limits, as perplexityRatio: {{max: 1.05}}")
+        return Gates.model_validate(loaded)
     except OSError as error:
         raise argparse.ArgumentTypeError(f"can't read {text}: {error.strerror}") from error
     except yaml.YAMLError as error:

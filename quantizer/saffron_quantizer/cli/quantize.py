@@ -26,6 +26,7 @@ from saffron_quantizer.cli.options import (
 )
 from saffron_quantizer.cli.outcome import run_stage
 from saffron_quantizer.cli.progress import duration, shown_progress
+from saffron_quantizer.cli.streams import mention
 from saffron_quantizer.cli.subcommand import add_command
 from saffron_quantizer.cli.text import Outcome, rows
 from saffron_quantizer.destination import Destination, OwnFolder, Store
@@ -133,6 +134,8 @@ def _work(arguments: argparse.Namespace) -> Outcome:
             arguments.refuse(f"{option} is needed by {' '.join(command_line(spec))}")
         if spec.escalate is None and value is not None:
             arguments.refuse(f"{option} is of use only with --escalate-max-bytes-ratio")
+    if not spec.needs_calibration and arguments.calibration is not None:
+        mention(f"note: --calibration is not read, for {' '.join(command_line(spec))} needs no data")
     require_device(arguments)
     from saffron_quantizer.atomic import private_folder  # noqa: PLC0415 - not for --help, as all below
     from saffron_quantizer.memory import keep_memory_small  # noqa: PLC0415

@@ -16,7 +16,7 @@ from saffron_api.failures import ExitCode, Failure, FailureReason, StageError, s
 from saffron_api.model import ApiModel, problems
 from saffron_api.quantized_model import KIND, CandidateStatus, QuantizedModel, SelectedStatus
 from saffron_api.results import Stage
-from saffron_quantizer.atomic import private_folder, write_file
+from saffron_quantizer.atomic import private_folder, require_writable, write_file
 from saffron_quantizer.cli.options import add_device, file_to_write
 from saffron_quantizer.cli.outcome import told_failures
 from saffron_quantizer.cli.progress import duration, shown_progress
@@ -92,8 +92,12 @@ def _run(arguments: argparse.Namespace) -> int:
     absent = [f"{folder} for {name}" for name, folder in claims.items() if not folder.is_dir()]
     if absent:
         arguments.refuse(f"there is no folder {', '.join(absent)}")
+    for name in sorted(claims.keys() - set(claims_of(spec))):
+        mention(f"note: the request names no claim {name}")
     places = places_of(spec, request.metadata.name, claims)
     private_folder(places.workspace)
+    if arguments.html is not None:
+        require_writable(arguments.html)
     for ignored in _not_looked_at(request):
         mention(f"note: {ignored} is for a cluster and not looked at")
     tell = partial(_tell, begun=time.monotonic())

@@ -45,7 +45,7 @@ class Tokenizer:
         if not (folder / "config.json").is_file():
             raise StageError(Failure(reason=FailureReason.MODEL_MISSING, subject=subject_of(folder)))
         if not (folder / _REQUIRED).is_file():
-            raise StageError(Failure(reason=FailureReason.MODEL_INCOMPLETE, subject=_REQUIRED))
+            raise StageError(Failure(reason=FailureReason.MODEL_INCOMPLETE, subject=_REQUIRED), detail=_slow(folder))
         self._fast = _load(folder)
         template = self._fast.chat_template
         self.digest = _digest_files([folder / name for name in _DIGESTED])
@@ -125,6 +125,13 @@ class Tokenizer:
         # A template, or the text itself, may have written it already.
         written = next((index for index, token in enumerate(tokens) if token != bos), len(tokens))
         return (bos, *tokens[written:]), (0, *ends[written:])
+
+
+def _slow(folder: Path) -> str:
+    """What a person is told whose model has a tokenizer in another form."""
+    if not (folder / "tokenizer.model").is_file():
+        return ""
+    return "it has tokenizer.model alone; transformers' AutoTokenizer writes the other when it saves what it loaded"
 
 
 def _load(folder: Path) -> Any:  # noqa: ANN401 transformers' classes have no types

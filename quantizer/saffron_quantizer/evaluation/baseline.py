@@ -137,7 +137,7 @@ def read_baseline(folder: Path, request: BaselineRequest) -> Baseline:
 
 def _why_refused(made_with: Mapping[str, Any] | None) -> str:
     if made_with is None:
-        return "it holds no finished baseline"
+        return "it holds no finished baseline; `saffron baseline` makes one"
     if made_with.get("layout") != _LAYOUT:
         return "it holds the baseline of another version of Saffron; run `saffron baseline` on it again"
     return "it holds the baseline of another model or other data"

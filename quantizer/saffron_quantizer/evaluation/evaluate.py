@@ -136,9 +136,11 @@ def _checkpoint_manifest(folder: Path) -> Any:  # noqa: ANN401 parsed JSON
     """The manifest that makes a folder a checkpoint of ours."""
     manifest = read_manifest(folder)
     if manifest is None or request_of(manifest) is None:
-        reason = FailureReason.MODEL_INCOMPLETE if folder.is_dir() else FailureReason.MODEL_MISSING
-        subject = "manifest.json" if folder.is_dir() else subject_of(folder)
-        raise StageError(Failure(reason=reason, subject=subject), detail="it is no finished checkpoint of ours")
+        if not folder.is_dir():
+            raise StageError(Failure(reason=FailureReason.MODEL_MISSING, subject=subject_of(folder)))
+        failure = Failure(reason=FailureReason.SPEC_INVALID, subject=subject_of(f"--candidate={folder}"))
+        told = "it is no finished checkpoint of ours; the same `saffron quantize` finishes one that was interrupted"
+        raise StageError(failure, detail=told)
     return manifest
 
 
