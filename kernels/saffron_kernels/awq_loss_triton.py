@@ -154,8 +154,8 @@ def awq_loss_launch(
 
     Args:
         W: [R, C], floating, of any strides.
-        s: [C] float32, contiguous.
-        H: [C, C] float32 with neighbours in a row.
+        s: [C] float32.
+        H: [C, C] float32.
         parts: [R, panels] float32, contiguous.
         bits: width of a code.
         group_size: columns that share a scale.
@@ -163,12 +163,13 @@ def awq_loss_launch(
         symmetric: whether codes lie around 0.
     """
     low, high = code_range(bits)
+    H = H if H.stride(1) == 1 else H.contiguous()
     return Launch(
         awq_loss_kernel,
         (triton.cdiv(len(W), _ROWS), parts.shape[1]),
         {
             "W": W,
-            "s": s,
+            "s": s.contiguous(),
             "H": H,
             "parts": parts,
             "rows": W.shape[0],

@@ -11,7 +11,7 @@ from torch import Tensor
 from saffron_kernels.launch import Launch
 from saffron_kernels.problem import Problem
 from saffron_kernels.quantize_pack import Layout, packed_shape
-from saffron_kernels.quantize_pack_triton import group_of, places, word_tiles
+from saffron_kernels.quantize_pack_triton import group_of, places, side_by_side, word_tiles
 from saffron_kernels.rounding_triton import from_fp8_bits, rounded_to
 
 
@@ -67,12 +67,13 @@ def dequantize_launch(
 
     Args:
         packed: of the layout's shape, of any strides; uint8 for the bits of e4m3fn numbers.
-        scale: [R, G], contiguous, or None.
-        zero: [R, G] int8, contiguous, or None.
+        scale: [R, G] or None.
+        zero: [R, G] int8 or None.
         Y: [R, C] in the scale's type, or int8 for codes, of any strides.
         bits: width of a code.
         layout: of `packed`.
     """
+    scale, zero = side_by_side(scale), side_by_side(zero)
     grid, arguments = word_tiles(Y, scale, packed, bits, layout)
     return Launch(
         dequantize_kernel,

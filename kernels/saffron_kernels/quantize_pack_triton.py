@@ -175,6 +175,11 @@ def word_tiles(
     }
 
 
+def side_by_side(tensor: Tensor | None) -> Tensor | None:
+    """The same numbers in the order of their indices, as kernels read what they are told no strides of."""
+    return None if tensor is None else tensor.contiguous()
+
+
 def quantize_pack_launch(
     X: Tensor, scale: Tensor | None, zero: Tensor | None, packed: Tensor, bits: int, layout: Layout
 ) -> Launch:
@@ -182,12 +187,13 @@ def quantize_pack_launch(
 
     Args:
         X: [R, C] weights, or without `scale` int8 codes, of any strides.
-        scale: [R, G], contiguous, or None.
-        zero: [R, G] int8, contiguous, or None.
+        scale: [R, G] or None.
+        zero: [R, G] int8 or None.
         packed: of the layout's shape, of any strides.
         bits: width of a code.
         layout: of `packed`.
     """
+    scale, zero = side_by_side(scale), side_by_side(zero)
     low, high = code_range(bits)
     grid, arguments = word_tiles(X, scale, packed, bits, layout)
     return Launch(
@@ -206,7 +212,7 @@ def quantize_fp8_launch(W: Tensor, scale: Tensor, bits: Tensor) -> Launch:
         (W.shape[0], triton.cdiv(W.shape[1], columns)),
         {
             "W": W,
-            "scale": scale,
+            "scale": scale.contiguous(),
             "bits": bits,
             "columns": W.shape[1],
             "stride_row": W.stride(0),

@@ -136,7 +136,7 @@ def scale_search_launch(
     Args:
         W: [R, C], floating, of any strides.
         factors: [F] float32.
-        importance: [C] float32, contiguous, or None.
+        importance: [C] float32 or None.
         scale: [R, G] in its stored type, contiguous.
         zero: [R, G] int8, contiguous.
         bits: width of a code.
@@ -151,7 +151,7 @@ def scale_search_launch(
         {
             "W": W,
             "factors": factors,
-            "importance": importance,
+            "importance": None if importance is None else importance.contiguous(),
             "scale": scale,
             "zero": zero,
             "n": scale.numel(),

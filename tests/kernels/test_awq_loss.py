@@ -68,6 +68,16 @@ def test_every_device_finds_the_references_loss(rows, columns, size, symmetric, 
         assert torch.equal(each.nan_to_num(0), copy.nan_to_num(0))
 
 
+def test_scales_and_hessians_may_lie_in_any_order():
+    W, s, _, H = problem(3, 64)
+    given_too = {"bits": 4, "group_size": 16, "scale_dtype": torch.float32, "symmetric": True}
+    turned, every_other = H.T.contiguous().T, torch.stack([s, s.flip(0)], dim=1)[:, 0]
+    expected = awq_loss_reference(W, s, H, **given_too)
+    # As above.
+    torch.testing.assert_close(awq_loss(W, every_other, turned, **given_too), expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(in_triton(W, every_other, turned, **given_too), expected, rtol=1e-5, atol=0)
+
+
 def test_wide_matrices_are_weighed_panel_by_panel():
     W, s, _, H = problem(4, 640)
     given_too = {"bits": 4, "group_size": 128, "scale_dtype": torch.bfloat16}

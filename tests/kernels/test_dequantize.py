@@ -74,6 +74,17 @@ def test_the_triton_kernel_gives_the_references_weights(layout, bits, symmetric)
     assert torch.equal(in_triton(packed, None, None, shape, bits, layout), codes)
 
 
+@pytest.mark.parametrize("layout", list(Layout))
+def test_scales_and_zero_points_may_lie_in_any_order(layout):
+    # As `torch.where` leaves them when what it asks lies column by column.
+    codes, scale, zero = problem(8, 48, 3, 4, symmetric=False)
+    packed = pack_reference(codes, 4, layout)
+    expected = dequantize_reference(packed, scale, zero, 48, bits=4, layout=layout)
+    turned, every_other = scale.T.contiguous().T, torch.stack([zero, zero], dim=2)[:, :, 0]
+    assert torch.equal(dequantize(packed, turned, every_other, 48, bits=4, layout=layout), expected)
+    assert torch.equal(in_triton(packed, turned, every_other, (8, 48), 4, layout), expected)
+
+
 def test_more_words_than_one_program_unpacks():
     codes, scale, _ = problem(9, 1056, 33, 4, symmetric=True)
     packed = pack_reference(codes, 4, Layout.COMPRESSED_TENSORS)

@@ -98,6 +98,15 @@ def test_the_triton_kernel_makes_the_references_words(layout, bits, symmetric):
     assert torch.equal(in_triton(codes.T.contiguous().T, None, None, bits, layout), expected)
 
 
+@pytest.mark.parametrize("layout", list(Layout))
+def test_scales_and_zero_points_may_lie_in_any_order(layout):
+    W, scale, zero = problem(8, 48, 3, symmetric=False)
+    expected = quantize_pack_reference(W, scale, zero, 4, layout)
+    turned, every_other = scale.T.contiguous().T, torch.stack([zero, zero], dim=2)[:, :, 0]
+    assert torch.equal(quantize_pack(W, turned, every_other, 4, layout), expected)
+    assert torch.equal(in_triton(W, turned, every_other, 4, layout), expected)
+
+
 def test_more_words_than_one_program_makes():
     W, scale, zero = problem(9, 1056, 33, symmetric=False)
     for layout in (Layout.CODES, Layout.COMPRESSED_TENSORS):
@@ -163,6 +172,13 @@ def test_fp8_codes_of_rows_in_their_scales(dtype):
     expected = quantize_fp8_reference(W, scale.float())
     assert torch.equal(expected.float(), (W.float() / scale.float()).to(FP8).float())
     assert torch.equal(fp8_in_triton(W, scale.float()), expected.view(torch.uint8))
+
+
+def test_scales_of_fp8_rows_may_have_gaps():
+    W, scale = problem(3, 37, 1, symmetric=True)[0], torch.tensor([[0.5, 9.0], [0.01, 9.0], [2.0, 9.0]])[:, :1]
+    expected = quantize_fp8_reference(W, scale)
+    assert torch.equal(fp8_in_triton(W, scale), expected.view(torch.uint8))
+    assert torch.equal(quantize_fp8(W, scale).view(torch.uint8), expected.view(torch.uint8))
 
 
 def test_the_operators_are_registered_as_torch_wants_them():

@@ -106,6 +106,14 @@ def test_the_triton_kernel_finds_the_references_scales(  # noqa: PLR0917 - colum
     assert_equal(in_triton(turned, factors, importance, **given_too), expected)
 
 
+def test_importance_may_have_gaps():
+    W, importance = weights(3, 32), torch.stack([importance_of(32), torch.ones(32)], dim=1)[:, 0]
+    given_too = {"bits": 4, "group_size": 16, "scale_dtype": torch.float32, "symmetric": True, "exponent": 2.0}
+    expected = scale_search_reference(W, FACTORS, importance, **given_too)
+    assert_equal(scale_search(W, FACTORS, importance, **given_too), expected)
+    assert_equal(in_triton(W, FACTORS, importance, **given_too), expected)
+
+
 def test_programs_for_many_groups_find_the_same_scales():
     from saffron_kernels.scale_search_triton import scale_search_launch  # noqa: PLC0415 - only what tests it needs it
 
