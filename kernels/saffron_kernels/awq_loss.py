@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from saffron_kernels.dequantize import dequantize_reference
-from saffron_kernels.quantize_pack import quantize_pack_reference
+from saffron_kernels.quantize_pack import quantize_pack_reference, require_bits
 from saffron_kernels.scale_search import scale_search_reference
 
 
@@ -38,13 +38,16 @@ def awq_loss(
         [R] float32.
 
     Raises:
-        ValueError: shapes do not fit each other, or no such groups.
+        ValueError: shapes or types do not fit, or no such groups or codes.
     """
+    require_bits(bits)
     columns = W.shape[1]
     if group_size not in {16, 32, 64, 128} or columns % group_size:
         raise ValueError(f"{columns} columns are not divided into groups of {group_size}")
-    if s.shape != (columns,) or H.shape != (columns, columns):
-        raise ValueError(f"scales {tuple(s.shape)} and a Hessian {tuple(H.shape)} do not fit {columns} columns")
+    fits = s.shape == (columns,) and H.shape == (columns, columns)
+    if not fits or {s.dtype, H.dtype} != {torch.float32}:
+        s_is, H_is = (f"{each.dtype} {tuple(each.shape)}" for each in (s, H))
+        raise ValueError(f"scales {s_is} and a Hessian {H_is} do not fit {columns} columns")
     loss: Tensor = _awq_loss(W, s, H, bits, group_size, scale_dtype, symmetric)
     return loss
 

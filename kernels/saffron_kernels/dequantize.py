@@ -9,7 +9,7 @@ numbers, one a byte.
 import torch
 from torch import Tensor
 
-from saffron_kernels.quantize_pack import FP8, WORD, Layout, order_of, packed_shape
+from saffron_kernels.quantize_pack import FP8, WORD, Layout, order_of, packed_shape, require_scales
 
 
 def unpack(packed: Tensor, shape: tuple[int, int], bits: int, layout: Layout) -> Tensor:
@@ -25,7 +25,7 @@ def unpack(packed: Tensor, shape: tuple[int, int], bits: int, layout: Layout) ->
         [R, C] int8.
 
     Raises:
-        ValueError: `packed` is not of the shape that such codes have in the layout.
+        ValueError: `packed` is not of the shape or the type that such codes have in the layout.
     """
     _check(packed, shape, bits, layout)
     codes: Tensor = _unpack(packed, *shape, bits, layout.value)
@@ -62,9 +62,11 @@ def dequantize(
         [R, C] in the scale's type.
 
     Raises:
-        ValueError: `packed` is not of the shape that such codes have in the layout.
+        ValueError: `packed` is not of the shape or the type that such codes have in the layout, or the shape of the
+            scales or the zero points does not fit.
     """
     _check(packed, (len(scale), columns), bits, layout)
+    require_scales(scale, zero, len(scale), columns)
     W: Tensor = _dequantize(packed, scale, zero, columns, bits, layout.value)
     return W
 
@@ -73,7 +75,8 @@ def dequantize_reference(
     packed: Tensor, scale: Tensor, zero: Tensor | None, columns: int, *, bits: int = 8, layout: Layout = Layout.CODES
 ) -> Tensor:
     """What `dequantize` computes, in plain torch."""
-    codes = unpack_reference(packed, (len(scale), columns), bits, layout).float().reshape(*scale.shape, -1)  # [R, G, g]
+    codes = unpack_reference(packed, (len(scale), columns), bits, layout).float()
+    codes = codes.reshape(*scale.shape, columns // scale.shape[1])  # [R, G, g]
     if zero is not None:
         codes = codes - zero.float()[:, :, None]
     return (codes * scale.float()[:, :, None]).reshape(len(scale), columns).to(scale.dtype)
@@ -83,6 +86,9 @@ def _check(packed: Tensor, shape: tuple[int, int], bits: int, layout: Layout) ->
     expected = packed_shape(layout, bits, *shape)
     if packed.shape != expected:
         raise ValueError(f"codes {shape} are {expected} in the layout {layout.value}, not {tuple(packed.shape)}")
+    types = (torch.int8, FP8) if layout is Layout.CODES else (torch.int32,)
+    if packed.dtype not in types:
+        raise ValueError(f"in the layout {layout.value} they are {', '.join(map(str, types))}, not {packed.dtype}")
 
 
 @torch.library.custom_op("saffron::unpack", mutates_args=(), device_types="cpu")

@@ -28,7 +28,7 @@ def dequantize(
     zeros = torch.split(torch.zeros((), dtype=torch.int8).expand_as(scale) if zero is None else zero, at_once)
     parts = (torch.split(each, at_once) for each in (codes, scale, W))
     for part, s, into, z in zip(*parts, zeros, strict=True):
-        weights = part.reshape(*s.shape, -1).float()  # [rows, G, g]
+        weights = part.reshape(*s.shape, columns // s.shape[1]).float()  # [rows, G, g]
         if zero is not None:
             weights -= z[:, :, None]
         into.copy_(weights.mul_(s.float()[:, :, None]).reshape(into.shape))
@@ -39,7 +39,7 @@ def _unpacked_along(words: Tensor, columns: int, bits: int) -> Tensor:
     """Neighbours along the columns, [R, words] -> [R, columns]."""
     octets = words.contiguous().view(torch.uint8)
     if bits != 8:  # noqa: PLR2004 - a byte
-        octets = torch.stack([octets & ((1 << bits) - 1), octets >> bits], dim=2).reshape(len(words), -1)
+        octets = torch.stack([octets & ((1 << bits) - 1), octets >> bits], dim=2).flatten(1)
     return (octets[:, :columns] - (1 << (bits - 1))).view(torch.int8)
 
 
@@ -49,4 +49,4 @@ def _unpacked_across(words: Tensor, rows: int, bits: int, order: list[int]) -> T
     words = words.contiguous()
     for place, neighbour in enumerate(order):
         codes[:, neighbour] = (words >> (bits * place) & ((1 << bits) - 1)) - (1 << (bits - 1))
-    return codes.reshape(rows, -1)
+    return codes.reshape(rows, words.shape[1])

@@ -23,6 +23,7 @@ WORD = 32
 FP8 = torch.float8_e4m3fn
 FP8_LARGEST = torch.finfo(FP8).max
 """448."""
+_FLOATING = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class Layout(Enum):
@@ -56,9 +57,12 @@ def quantize_pack(W: Tensor, scale: Tensor, zero: Tensor | None, bits: int, layo
         Of the shape and type that the layout says.
 
     Raises:
-        ValueError: the layout can't hold such a matrix.
+        ValueError: the layout can't hold such a matrix, or shapes or types do not fit.
     """
     _check(layout, bits, *W.shape)
+    if W.dtype not in _FLOATING:
+        raise ValueError(f"weights are float32, bfloat16 or float16, not {W.dtype}")
+    require_scales(scale, zero, *W.shape)
     packed: Tensor = _quantize_pack(W, scale, zero, bits, layout.value)
     return packed
 
@@ -68,7 +72,7 @@ def quantize_pack_reference(
 ) -> Tensor:
     """What `quantize_pack` computes, in plain torch."""
     low, high = code_range(bits)
-    grouped = W.float().reshape(*scale.shape, -1)  # [R, G, g]
+    grouped = W.float().reshape(*scale.shape, W.shape[1] // scale.shape[1])  # [R, G, g]
     codes = (grouped / scale.float()[:, :, None]).round_()
     if zero is not None:
         codes += zero[:, :, None]
@@ -84,9 +88,11 @@ def pack(codes: Tensor, bits: int, layout: Layout) -> Tensor:
         layout: of the result.
 
     Raises:
-        ValueError: the layout can't hold such a matrix.
+        ValueError: the layout can't hold such a matrix, or its type is another.
     """
     _check(layout, bits, *codes.shape)
+    if codes.dtype != torch.int8:
+        raise ValueError(f"codes are int8, not {codes.dtype}")
     packed: Tensor = _pack(codes, bits, layout.value)
     return packed
 
@@ -133,7 +139,12 @@ def quantize_fp8(W: Tensor, scale: Tensor) -> Tensor:
 
     Returns:
         [R, C] float8_e4m3fn; NaN stays NaN.
+
+    Raises:
+        ValueError: the scale has another shape or type.
     """
+    if scale.dtype != torch.float32 or scale.shape != (len(W), 1):
+        raise ValueError(f"a scale a row is torch.float32 {(len(W), 1)}, not {scale.dtype} {tuple(scale.shape)}")
     numbers: Tensor = _quantize_fp8(W, scale)
     return numbers
 
@@ -144,9 +155,27 @@ def quantize_fp8_reference(W: Tensor, scale: Tensor) -> Tensor:
     return (W.float() / scale).clamp(-FP8_LARGEST, FP8_LARGEST).to(FP8)
 
 
-def _check(layout: Layout, bits: int, rows: int, columns: int) -> None:
+def require_bits(bits: int) -> None:
+    """Refuse codes of other widths than 4 and 8 with a ValueError."""
     if bits not in {4, 8}:
         raise ValueError(f"codes of {bits} bits are not packed")
+
+
+def require_scales(scale: Tensor, zero: Tensor | None, rows: int, columns: int) -> None:
+    """Refuse scales and zero points that are not those of a matrix: a loop would read beyond their memory.
+
+    Raises:
+        ValueError: with their shapes.
+    """
+    groups = scale.shape[-1] if scale.dim() == 2 else 0  # noqa: PLR2004 - [R, G]
+    if groups == 0 or len(scale) != rows or columns % groups:
+        raise ValueError(f"scales {tuple(scale.shape)} are not those of groups of {(rows, columns)}")
+    if zero is not None and (zero.dtype != torch.int8 or zero.shape != scale.shape):
+        raise ValueError(f"zero points {zero.dtype} {tuple(zero.shape)} beside scales {tuple(scale.shape)}")
+
+
+def _check(layout: Layout, bits: int, rows: int, columns: int) -> None:
+    require_bits(bits)
     per_word = WORD // bits
     if layout is Layout.GPTQ and columns % per_word:
         raise ValueError(f"{columns} columns do not fill words of {per_word} codes")

@@ -73,9 +73,16 @@ def scale_search(
         Scales [R, G] and, unless `symmetric`, zero points.
 
     Raises:
-        ValueError: the groups do not divide the columns, or an exponent is not one of `EXPONENTS`.
+        ValueError: the groups do not divide the columns, importance has another shape or type, no factor is given, or
+            an exponent is not one of `EXPONENTS`.
     """
     size = _size(W, group_size)
+    if importance is not None and (importance.dtype != torch.float32 or importance.shape != W.shape[1:]):
+        # A loop would read beyond its memory.
+        wanted = f"{torch.float32} {tuple(W.shape[1:])}"
+        raise ValueError(f"importance is {wanted}, not {importance.dtype} {tuple(importance.shape)}")
+    if not factors:
+        raise ValueError("no factor is given, and at least one is tried")
     if exponent not in EXPONENTS:
         raise ValueError(f"an exponent of {exponent} is none of {EXPONENTS}")
     scale, zero = _scale_search(W, list(factors), importance, bits, size, scale_dtype, symmetric, exponent)
@@ -94,7 +101,8 @@ def scale_search_reference(
     exponent: float = 2.0,
 ) -> Scales:
     """What `scale_search` computes, in plain torch."""
-    grouped = W.float().reshape(len(W), -1, _size(W, group_size))  # [R, G, g]
+    size = _size(W, group_size)
+    grouped = W.float().reshape(len(W), W.shape[1] // size, size)  # [R, G, g]
     low, high = code_range(bits)
     weights = grouped.new_ones(W.shape[1]) if importance is None else importance
     tried = candidates(grouped, factors, low, high, scale_dtype, symmetric=symmetric)  # [F, R, G]
@@ -147,8 +155,8 @@ def code_range(bits: int) -> tuple[int, int]:
 
 
 def _size(W: Tensor, group_size: int | None) -> int:
-    size = group_size or W.shape[1]
-    if W.shape[1] % size:
+    size = W.shape[1] if group_size is None else group_size
+    if size < 1 or W.shape[1] % size:
         raise ValueError(f"groups of {size} do not divide {W.shape[1]} columns")
     return size
 
@@ -189,7 +197,7 @@ def _scale_search(  # noqa: PLR0917 - an operator's arguments have positions
     found = []
     # Part by part, since all candidates of a whole matrix could take more memory than the matrix.
     for part in torch.split(W, max(1, _AT_ONCE // W.shape[1])):
-        grouped = part.float().reshape(len(part), -1, group_size)
+        grouped = part.float().reshape(len(part), W.shape[1] // group_size, group_size)
         tried = candidates(grouped, factors, low, high, scale_dtype, symmetric=symmetric)
         best = best_candidates(grouped, importance, tried, low=low, high=high, exponent=exponent)
         found.append(picked(tried, best))

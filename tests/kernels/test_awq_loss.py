@@ -90,8 +90,17 @@ def test_shapes_that_do_not_fit_are_refused():
     W, s, _, H = problem(2, 64)
     with pytest.raises(ValueError, match="64 columns are not divided into groups of 48"):
         awq_loss(W, s, H, bits=4, group_size=48, scale_dtype=torch.float32)
-    with pytest.raises(ValueError, match="do not fit 64 columns"):
-        awq_loss(W, s[:32], H, bits=4, group_size=32, scale_dtype=torch.float32)
+    for other_s, other_H in ((s[:32], H), (s, H[:32]), (s.bfloat16(), H), (s, H.double())):
+        with pytest.raises(ValueError, match="do not fit 64 columns"):
+            awq_loss(W, other_s, other_H, bits=4, group_size=32, scale_dtype=torch.float32)
+    with pytest.raises(ValueError, match="codes of 3 bits"):
+        awq_loss(W, s, H, bits=3, group_size=32, scale_dtype=torch.float32)
+
+
+def test_of_no_rows_there_is_no_loss():
+    W, s, _, H = problem(0, 64)
+    given_too = {"bits": 4, "group_size": 16, "scale_dtype": torch.float32}
+    assert awq_loss(W, s, H, **given_too).shape == awq_loss_reference(W, s, H, **given_too).shape == (0,)
 
 
 def test_the_operator_is_registered_as_torch_wants_it():

@@ -111,6 +111,39 @@ def test_words_of_another_shape_are_refused():
         unpack(torch.zeros(2, 6, dtype=torch.int32), (2, 40), 4, Layout.COMPRESSED_TENSORS)
 
 
+CODES, SCALE = torch.zeros(4, 12, dtype=torch.int8), torch.ones(4, 3)
+
+
+@pytest.mark.parametrize(
+    ("given_too", "words"),
+    [
+        ((CODES.int(), SCALE, None), r"in the layout codes they are torch.int8, torch.float8_e4m3fn, not torch.int32"),
+        ((CODES, torch.ones(4, 5), None), r"scales \(4, 5\) are not those of groups of \(4, 12\)"),
+        (
+            (CODES, SCALE, torch.zeros(4, 1, dtype=torch.int8)),
+            r"zero points torch.int8 \(4, 1\) beside scales \(4, 3\)",
+        ),
+    ],
+)
+def test_what_does_not_fit_the_codes_is_refused(given_too, words):
+    with pytest.raises(ValueError, match=words):
+        dequantize(*given_too, 12)
+
+
+def test_words_of_another_type_are_refused():
+    with pytest.raises(ValueError, match=r"in the layout gptq they are torch.int32, not torch.int64"):
+        unpack(torch.zeros(1, 4, dtype=torch.int64), (4, 8), 4, Layout.GPTQ)
+
+
+@pytest.mark.parametrize("layout", list(Layout))
+def test_of_no_rows_there_is_nothing(layout):
+    codes, scale, zero = problem(0, 16, 2, 4, symmetric=False)
+    packed = pack_reference(codes, 4, layout)
+    assert unpack(packed, (0, 16), 4, layout).shape == (0, 16)
+    assert dequantize(packed, scale, zero, 16, bits=4, layout=layout).shape == (0, 16)
+    assert dequantize_reference(packed, scale, zero, 16, bits=4, layout=layout).shape == (0, 16)
+
+
 def test_the_operators_are_registered_as_torch_wants_them():
     codes, scale, zero = problem(8, 16, 2, 4, symmetric=False)
     packed = pack_reference(codes, 4, Layout.AUTOAWQ)

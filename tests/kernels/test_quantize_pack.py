@@ -145,6 +145,41 @@ def test_what_a_layout_can_not_hold_is_refused():
         pack(codes, 3, Layout.COMPRESSED_TENSORS)
 
 
+W, SCALE = torch.zeros(4, 12), torch.ones(4, 3)
+
+
+@pytest.mark.parametrize(
+    ("given_too", "words"),
+    [
+        ((W.double(), SCALE, None), r"weights are float32, bfloat16 or float16, not torch.float64"),
+        ((W, SCALE[:2], None), r"scales \(2, 3\) are not those of groups of \(4, 12\)"),
+        ((W, torch.ones(4, 5), None), r"scales \(4, 5\) are not those of groups of \(4, 12\)"),
+        ((W, torch.ones(4, 0), None), r"scales \(4, 0\) are not those of groups of \(4, 12\)"),
+        ((W, torch.ones(4), None), r"scales \(4,\) are not those of groups of \(4, 12\)"),
+        ((W, SCALE, torch.zeros(4, 1, dtype=torch.int8)), r"zero points torch.int8 \(4, 1\) beside scales \(4, 3\)"),
+        ((W, SCALE, torch.zeros(4, 3)), r"zero points torch.float32 \(4, 3\) beside scales \(4, 3\)"),
+    ],
+)
+def test_scales_and_zero_points_that_do_not_fit_are_refused(given_too, words):
+    with pytest.raises(ValueError, match=words):
+        quantize_pack(*given_too, 4)
+
+
+def test_codes_and_scales_of_another_kind_are_refused():
+    with pytest.raises(ValueError, match=r"codes are int8, not torch\.int32"):
+        pack(torch.zeros(4, 8, dtype=torch.int32), 4, Layout.COMPRESSED_TENSORS)
+    with pytest.raises(ValueError, match=r"a scale a row is torch.float32 \(4, 1\), not torch.float32 \(1,\)"):
+        quantize_fp8(W, torch.ones(1))
+
+
+@pytest.mark.parametrize("layout", list(Layout))
+def test_of_no_rows_there_is_nothing(layout):
+    W, scale, zero = problem(0, 16, 2, symmetric=False)
+    shape = packed_shape(layout, 4, 0, 16)
+    assert quantize_pack(W, scale, zero, 4, layout).shape == shape
+    assert quantize_pack_reference(W, scale, zero, 4, layout).shape == shape
+
+
 def fp8_in_triton(W, scale):
     from saffron_kernels.quantize_pack_triton import quantize_fp8_launch  # noqa: PLC0415 - only what tests it needs it
 

@@ -193,6 +193,21 @@ def test_what_can_not_be_searched_is_refused():
         scale_search(torch.ones(2, 48), (1.0,), bits=4, group_size=32, scale_dtype=torch.float32)
     with pytest.raises(ValueError, match=r"an exponent of 2\.4 is none of"):
         scale_search(torch.ones(2, 48), (1.0,), bits=4, group_size=None, scale_dtype=torch.float32, exponent=2.4)
+    with pytest.raises(ValueError, match="groups of 0 do not divide 48 columns"):
+        scale_search(torch.ones(2, 48), (1.0,), bits=4, group_size=0, scale_dtype=torch.float32)
+    with pytest.raises(ValueError, match="no factor is given"):
+        scale_search(torch.ones(2, 48), (), bits=4, group_size=16, scale_dtype=torch.float32)
+    for importance in (torch.ones(47), torch.ones(48, dtype=torch.float64), torch.ones(1, 48)):
+        with pytest.raises(ValueError, match=r"importance is torch.float32 \(48,\), not torch.float"):
+            scale_search(torch.ones(2, 48), (1.0,), importance, bits=4, group_size=16, scale_dtype=torch.float32)
+
+
+def test_of_no_rows_there_is_nothing():
+    for search in (scale_search, scale_search_reference):
+        scale, zero = search(
+            torch.ones(0, 48), (1.0,), bits=4, group_size=16, scale_dtype=torch.bfloat16, symmetric=False
+        )
+        assert (scale.dtype, scale.shape, zero.dtype, zero.shape) == (torch.bfloat16, (0, 3), torch.int8, (0, 3))
 
 
 def test_the_operator_is_registered_as_torch_wants_it():
