@@ -7,10 +7,12 @@ keys and values (arXiv 2305.13245).
 import torch
 from torch import Tensor
 
+from saffron_kernels.eager import on_cpu
+
 
 def has_fast_causal_attention(q: Tensor) -> bool:
-    """Whether `causal_attention` of queries like these is faster than torch's own."""
-    if q.device.type != "cpu" or q.dtype != torch.bfloat16 or q.shape[-1] % 2:
+    """Whether `causal_attention` of queries like these is faster than torch's own, and nothing asks for a gradient."""
+    if not on_cpu(q) or q.dtype != torch.bfloat16 or q.shape[-1] % 2:
         return False
     # Numba takes half a second to import, and only this needs it.
     from saffron_kernels.tile_kinds import AVX512_BF16, has_tiles  # noqa: PLC0415
@@ -26,16 +28,22 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int 
         k: [B, Hkv, L, D], where Hkv divides Hq.
         v: [B, Hkv, L, D].
         scale: what the scores are multiplied with.
-        window: how many keys a query sees, its own among them; None for all before it.
+        window: how many keys a query sees, its own among them, at least 1; None for all before it.
 
     Returns:
         [B, L, Hq, D].
 
     Raises:
-        ValueError: `has_fast_causal_attention` says no.
+        ValueError: `has_fast_causal_attention` says no of one of them, or shapes do not fit.
     """
-    if not has_fast_causal_attention(q):
-        raise ValueError("there is no fast causal attention for this type on this processor")
+    if not all(map(has_fast_causal_attention, (q, k, v))):
+        raise ValueError("there is no fast causal attention for this type on this processor, and none with a gradient")
+    batch, heads, length, width = q.shape
+    groups = k.shape[1]
+    if k.shape != (batch, groups, length, width) or v.shape != k.shape or groups == 0 or heads % groups:
+        raise ValueError(f"k {list(k.shape)} and v {list(v.shape)} do not fit q {list(q.shape)}")
+    if window is not None and window < 1:
+        raise ValueError(f"a window of {window} keys has no room for a query's own")
     from saffron_kernels.attention_bfloat16 import causal_attention_of_bfloat16  # noqa: PLC0415 - as above
 
     return causal_attention_of_bfloat16(q, k, v, scale, q.shape[2] if window is None else window)

@@ -7,6 +7,8 @@ by the weight; Gemma's gain is one plus the weight, and only the product is roun
 import torch
 from torch import Tensor
 
+from saffron_kernels.eager import on_cpu
+
 _COMPILED = (torch.bfloat16, torch.float16, torch.float32)
 
 
@@ -14,8 +16,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, *, one_plus: bool = False) -
     """Normalize along the last dimension.
 
     On the CPU each vector of bfloat16, float16 or float32 is read and written once, by a compiled loop. It adds up in
-    another order than torch does, so that results may differ by a rounding. On other devices, and for other types,
-    torch's operations are called one after the other.
+    another order than torch does, so that results may differ by a rounding. On other devices, for other types, for
+    gradients and for traces torch's operations are called one after the other.
 
     Args:
         x: [..., d], d at least 1.
@@ -33,7 +35,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, *, one_plus: bool = False) -
         raise ValueError(
             f"weight is {weight.dtype} {list(weight.shape)}; wanted is {x.dtype} {list(x.shape[-1:])}, as x has it"
         )
-    if x.device.type != "cpu" or x.dtype not in _COMPILED:
+    if not on_cpu(x) or x.dtype not in _COMPILED or (weight.requires_grad and torch.is_grad_enabled()):
         return rms_norm_reference(x, weight, eps, one_plus=one_plus)
     # Numba takes half a second to import, and only the CPU needs it.
     from saffron_kernels.rms_norm_cpu import rms_norm_rows  # noqa: PLC0415

@@ -82,3 +82,38 @@ def test_float32_queries_are_refused():
     assert not has_fast_causal_attention(q)
     with pytest.raises(ValueError, match="no fast causal attention"):
         causal_attention(q, q, q, 1.0)
+
+
+@pytest.mark.skipif(not has_fast_causal_attention(heads(1, 1, 1, 2)), reason="the processor lacks AVX512-BF16")
+def test_what_wants_a_gradient_is_left_to_torch():
+    q = heads(1, 1, 3, 4)
+    assert not has_fast_causal_attention(q.clone().requires_grad_())
+    with torch.no_grad():
+        assert has_fast_causal_attention(q.clone().requires_grad_())
+    with pytest.raises(ValueError, match="no fast causal attention"):
+        causal_attention(q, q, q.clone().requires_grad_(), 1.0)
+
+
+@pytest.mark.skipif(not has_fast_causal_attention(heads(1, 1, 1, 2)), reason="the processor lacks AVX512-BF16")
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"k": heads(1, 2, 4, 6)}, r"k \[1, 2, 4, 6\]"),
+        ({"v": heads(1, 2, 5, 4)}, r"v \[1, 2, 5, 4\]"),
+        ({"v": heads(1, 1, 5, 6)}, r"v \[1, 1, 5, 6\]"),
+        ({"k": heads(1, 3, 5, 6), "v": heads(1, 3, 5, 6)}, r"k \[1, 3, 5, 6\]"),
+        ({"k": heads(1, 0, 5, 6), "v": heads(1, 0, 5, 6)}, r"k \[1, 0, 5, 6\]"),
+        ({"window": 0}, "a window of 0"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(changed, words):
+    fitting = {"q": heads(1, 4, 5, 6), "k": heads(1, 2, 5, 6), "v": heads(1, 2, 5, 6), "scale": 1.0, "window": 3}
+    with pytest.raises(ValueError, match=words):
+        causal_attention(**fitting | changed)
+
+
+@pytest.mark.skipif(not has_fast_causal_attention(heads(1, 1, 1, 2)), reason="the processor lacks AVX512-BF16")
+def test_keys_of_another_type_are_refused():
+    q = heads(1, 1, 3, 4)
+    with pytest.raises(ValueError, match="no fast causal attention"):
+        causal_attention(q, q.float(), q, 1.0)

@@ -1,5 +1,7 @@
 """Linear layers from the tensors of a checkpoint, each against its sum written out, number by number."""
 
+import copy
+import io
 import itertools
 
 import pytest
@@ -146,3 +148,21 @@ def test_a_layer_gives_the_type_that_it_gets_changes_no_input_and_makes_zeros_of
     assert y[0, 1].tolist() == [0.0] * 6
     # What stands beside a token does not matter but for the order of sums; its own step of rounding is the type's.
     torch.testing.assert_close(layer(x[1, 2:3])[0], y[1, 2], rtol=2 * torch.finfo(dtype).eps, atol=1e-5)
+
+
+@pytest.mark.parametrize("lead", [(0,), (2, 0), (0, 3)])
+@pytest.mark.parametrize("layer", list(layers()), ids=lambda layer: type(layer).__name__)
+def test_of_no_tokens_there_are_no_results(layer, lead):
+    y = layer(torch.ones(*lead, 32, dtype=torch.bfloat16))
+    assert (y.dtype, y.shape) == (torch.bfloat16, (*lead, 6))
+
+
+@pytest.mark.parametrize("layer", list(layers()), ids=lambda layer: type(layer).__name__)
+def test_copies_and_what_is_read_back_compute_the_same(layer):
+    x = torch.randn(3, 32)
+    before = layer(x)
+    saved = io.BytesIO()
+    torch.save(layer, saved)
+    saved.seek(0)
+    for other in (copy.deepcopy(layer), torch.load(saved, weights_only=False)):
+        assert torch.equal(other(x), before)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from saffron_kernels.nn import RmsNorm
 from saffron_kernels.rms_norm import rms_norm, rms_norm_reference
@@ -119,6 +120,24 @@ def test_the_number_of_threads_changes_no_bit(threads):
 def test_a_weight_that_does_not_fit_is_refused(weight):
     with pytest.raises(ValueError, match=r"wanted is torch.float32 \[4\], as x has it"):
         rms_norm(torch.ones(2, 4), weight, 1e-6)
+
+
+def test_gradients_are_those_of_the_formula():
+    wanted = [numbers(3, 20).requires_grad_(), numbers(20, seed=1).requires_grad_()]
+    for x, weight in (wanted, (wanted[0], wanted[1].detach()), (wanted[0].detach(), wanted[1])):
+        own = [each for each in (x, weight) if each.requires_grad]
+        got, expected = (
+            torch.autograd.grad(norm(x, weight, 1e-6).sum(), own) for norm in (rms_norm, rms_norm_reference)
+        )
+        assert all(torch.equal(*each) for each in zip(got, expected, strict=True))
+
+
+def test_a_module_can_be_traced():
+    norm, x = RmsNorm(numbers(20), 1e-6, one_plus=False), numbers(3, 20, seed=1)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        assert norm(mode.from_tensor(x)).shape == (3, 20)
+    compiled = torch.compile(norm, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), norm(x), rtol=2e-6, atol=1e-7)
 
 
 def test_the_module_has_the_names_of_the_checkpoint():

@@ -28,7 +28,7 @@ class _ScaledLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] in float32, float16 or bfloat16 -> [..., out] in that type."""
-        return self._product(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
+        return self._product(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], len(self.weight))
 
     def _product(self, x: Tensor) -> Tensor:
         """[M, in] -> [M, out]."""

@@ -46,7 +46,7 @@ class _Int4Linear(nn.Module):
         """[..., columns] in float32, float16 or bfloat16 -> [..., N] in that type."""
         tokens = x.reshape(-1, x.shape[-1])
         y = w4a16_gemm(tokens, self._weight, self.group_size, self.bias)
-        return y.reshape(*x.shape[:-1], -1)
+        return y.reshape(*x.shape[:-1], len(self.scale))
 
 
 class W4A16Linear(_Int4Linear):
