@@ -209,7 +209,9 @@ def _problem(rows: int, columns: int, size: int) -> Problem:
         f"awq_loss {rows}x{columns} g{size}",
         launch,
         bytes=2 * rows * columns + 2 * columns * columns + 4 * rows * panels(columns, size),
-        flops=rows * columns * columns,
+        # Half of a product and a sum for each number of the whole Hessian; three TF32 products for one of float32, each
+        # at half the rate of float16.
+        flops=6 * rows * columns * columns,
         unit="fp16_tensor",
     )
 

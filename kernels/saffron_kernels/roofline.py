@@ -85,12 +85,11 @@ def occupancy(capability: Capability, *, warps: int, registers: int, shared: int
     """
     limits = MULTIPROCESSORS[capability]
     of_warp = _round_up(registers * _WARP, _REGISTER_UNIT)
-    # A block's warps are spread evenly over the partitions, so that a block of one warp takes a place in each.
     warps_by_registers = _REGISTERS_OF_PARTITION // of_warp * _PARTITIONS
     blocks_by = {
         "warps": limits.warps // warps,
         "blocks": limits.blocks,
-        "registers": warps_by_registers // _round_up(warps, _PARTITIONS),
+        "registers": warps_by_registers // warps,
         "shared memory": limits.shared // _round_up(shared + _SHARED_OF_SYSTEM, _SHARED_UNIT),
     }
     limit = min(blocks_by, key=blocks_by.__getitem__)

@@ -103,6 +103,13 @@ def test_of_no_rows_there_is_no_loss():
     assert awq_loss(W, s, H, **given_too).shape == awq_loss_reference(W, s, H, **given_too).shape == (0,)
 
 
+def test_the_work_that_is_foretold_is_that_of_three_products_at_half_the_rate_of_float16():
+    from saffron_kernels.awq_loss_triton import PROBLEMS  # noqa: PLC0415 - only what tests it needs it
+
+    of_lower_triangle = 2 * 4096 * (4096 * 4096 / 2)
+    assert {problem.flops for problem in PROBLEMS} == {3 * 2 * of_lower_triangle}
+
+
 def test_the_operator_is_registered_as_torch_wants_it():
     W, s, _, H = problem(4, 32)
     torch.library.opcheck(_awq_loss, (W, s, H.nan_to_num(0), 4, 16, torch.bfloat16, False))

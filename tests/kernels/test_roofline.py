@@ -26,8 +26,9 @@ def binary(programs: int = 10_000, *, warps: int = 4, registers: int = 32, share
         ((8, 9), 4, 37, 0, Occupancy(12, 1.0, "warps")),
         # 255 · 32 = 8160 -> 8192: two warps a quarter, so one block of 8.
         ((9, 0), 8, 255, 0, Occupancy(1, 0.125, "registers")),
-        # One warp takes a place in each of four quarters: 4 · 8 places of 64 registers, for 8 blocks.
-        ((8, 0), 1, 64, 0, Occupancy(8, 0.125, "registers")),
+        # 72 · 32 = 2304: seven warps a quarter, each of which may be another block's.
+        ((8, 0), 1, 72, 0, Occupancy(28, 28 / 64, "registers")),
+        ((9, 0), 2, 72, 0, Occupancy(14, 28 / 64, "registers")),
         # 32,768 + 1,024 bytes: four times into 167,936 bytes, three times into 102,400, six times into 233,472.
         ((8, 0), 4, 32, 32768, Occupancy(4, 0.25, "shared memory")),
         ((8, 9), 4, 32, 32768, Occupancy(3, 0.25, "shared memory")),
