@@ -4,6 +4,7 @@ It is a program of its own, since `triton.jit` makes nothing that could be compi
 """
 
 import json
+import re
 import sys
 from dataclasses import asdict, dataclass
 
@@ -12,8 +13,9 @@ import triton
 import triton.language as tl
 from triton.runtime.driver import driver
 
-from saffron_kernels.binary import compile_launch
+from saffron_kernels.binary import compile_absent, compile_launch
 from saffron_kernels.launch import Launch
+from saffron_kernels.problems import problems
 
 
 @triton.jit
@@ -88,6 +90,17 @@ def raised(launch: Launch) -> str:
     return "nothing"
 
 
+def float_operations() -> dict[str, list[str]]:
+    """Of one kernel of each op: its operations in PTX that are rounded otherwise than IEEE's, or may be."""
+    first = {("sum of " in name, problem.op): problem for name, problem in reversed(problems().items())}
+    found = {}
+    for problem in first.values():
+        ptx = compile_absent(problem.launch((9, 0)), (9, 0)).asm["ptx"]
+        operations = re.findall(r"^\s*(?:@\S+\s+)?((?:div|fma|rcp|rsqrt|sqrt|ex2)\.\S*\.?f\d+)", ptx, re.MULTILINE)
+        found[problem.name] = sorted(set(operations))
+    return found
+
+
 def main() -> None:
     before = driver._active
     aligned, shifted = vector(4096), vector(4097)[1:]
@@ -105,6 +118,7 @@ def main() -> None:
         "meta": specialisation(scaling(aligned)),
         "card": specialisation(scaling(InCardMemory(torch.bfloat16))),
         "raised": raised(scaling(aligned, BLOCK=1000)),
+        "float operations": float_operations(),
         "driver is as before": driver._active is before,
     }
     json.dump(result, sys.stdout)

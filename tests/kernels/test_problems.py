@@ -45,6 +45,11 @@ def test_a_kernel_without_a_problem_of_its_own_is_refused(monkeypatch, listed, m
         registry.problems()
 
 
+def test_a_product_and_a_sum_are_fused_only_where_no_bit_is_promised():
+    fused = {name.split()[0] for name, each in registry.problems().items() if each.launch((9, 0)).fp_fusion}
+    assert fused == {"hessian", "w4a16_gemm"}
+
+
 def test_tensors_of_the_meta_device_are_made_real_as_they_lie():
     meta = {
         "x": torch.empty(8, 6, dtype=torch.bfloat16, device="meta").T,

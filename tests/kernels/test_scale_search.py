@@ -106,6 +106,13 @@ def test_the_triton_kernel_finds_the_references_scales(  # noqa: PLR0917 - colum
     assert_equal(in_triton(turned, factors, importance, **given_too), expected)
 
 
+def test_a_factor_that_is_not_given_is_not_taken_though_it_is_better():
+    W, given_too = weights(3, 32), {"bits": 4, "group_size": 16, "scale_dtype": torch.float32}
+    expected = scale_search_reference(W, (0.3, 0.4), **given_too)
+    assert_equal(scale_search(W, (0.3, 0.4), **given_too), expected)
+    assert_equal(in_triton(W, (0.3, 0.4), None, **given_too, symmetric=True, exponent=2.0), expected)
+
+
 def test_importance_may_have_gaps():
     W, importance = weights(3, 32), torch.stack([importance_of(32), torch.ones(32)], dim=1)[:, 0]
     given_too = {"bits": 4, "group_size": 16, "scale_dtype": torch.float32, "symmetric": True, "exponent": 2.0}
