@@ -7,6 +7,7 @@ seconds only.
 """
 
 import hashlib
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -46,15 +47,17 @@ class OfUser(_ByContent, UserWideCacheLocator):
     """In the user's cache folder."""
 
 
+_ONE_AT_A_TIME = threading.RLock()
 _LOCATORS = ",".join(f"{__name__}.{locator.__name__}" for locator in (Given, BesideSource, OfUser))
 
 
 @contextmanager
 def known_by_content() -> Iterator[None]:
     """Let numba know by content what it is told to keep meanwhile; it takes the first place that can be written."""
-    before = numba.config.CACHE_LOCATOR_CLASSES
-    numba.config.CACHE_LOCATOR_CLASSES = _LOCATORS
-    try:
-        yield
-    finally:
-        numba.config.CACHE_LOCATOR_CLASSES = before
+    with _ONE_AT_A_TIME:  # what is set is the process's, so another thread would put it back too early, or for good
+        before = numba.config.CACHE_LOCATOR_CLASSES
+        numba.config.CACHE_LOCATOR_CLASSES = _LOCATORS
+        try:
+            yield
+        finally:
+            numba.config.CACHE_LOCATOR_CLASSES = before

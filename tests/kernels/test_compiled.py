@@ -5,12 +5,15 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
+import numba
 import pytest
 
 import saffron_kernels
+from saffron_kernels.code_cache import known_by_content
 from saffron_kernels.compiled import LEVELS, best_level, copy_precompiled
 from saffron_kernels.precompile import precompile
 
@@ -49,6 +52,24 @@ def test_machine_code_is_copied_but_where_some_lies_already(tmp_path):
     copy_precompiled(source, cache)
     found = {str(file.relative_to(cache)): file.read_text() for file in cache.rglob("*") if file.is_file()}
     assert found == {"a/loop.nbc": "ours", "b/loop.nbc": "theirs"}
+
+
+def test_threads_that_compile_at_once_leave_numba_as_it_was():
+    before = numba.config.CACHE_LOCATOR_CLASSES
+    entered, left = threading.Event(), threading.Event()
+
+    def compile_elsewhere():
+        with known_by_content():
+            entered.set()
+            left.wait()
+
+    with known_by_content():
+        other = threading.Thread(target=compile_elsewhere)
+        other.start()
+        entered.wait(0.2)
+    left.set()
+    other.join()
+    assert before == numba.config.CACHE_LOCATOR_CLASSES
 
 
 USE = """
