@@ -1,5 +1,6 @@
 """Text from a model, token by token: the most likely one each time, or one drawn at a temperature."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -123,7 +124,7 @@ def generate(model: WholeModel, prompt: Sequence[int], sampling: Sampling) -> It
 
     Raises:
         StageError: `SPEC_INVALID` if the prompt has no token, or if prompt and new tokens together are more than the
-            model has positions.
+            model has positions; `FIGURES_NOT_FINITE` if a logit is NaN, or the largest infinite.
     """
     if not prompt:
         raise StageError(Failure(reason=FailureReason.SPEC_INVALID, subject=subject_of("prompt=(none)")))
@@ -133,7 +134,9 @@ def generate(model: WholeModel, prompt: Sequence[int], sampling: Sampling) -> It
     tokens = prompt
     for _ in range(sampling.max_new_tokens):
         logits = model.next_logits(tokens, cache)
-        largest, second = logits.topk(2).values.tolist()
+        largest, second = logits.topk(2).values.tolist()  # NaN is larger than any number
+        if not math.isfinite(largest):
+            raise StageError(Failure(reason=FailureReason.FIGURES_NOT_FINITE, subject="largest_logit"))
         token = int(logits.argmax()) if sampling.temperature == 0 else _drawn(logits, sampling.temperature, draws)
         step = Step(token, largest - second, stops=token in model.stop_tokens)
         yield step

@@ -10,7 +10,7 @@ from tinymodels.checkpoints import checkpoint_of
 from tinymodels.configs import SPECIAL
 
 from saffron_api.candidate import CandidateSpec
-from saffron_api.failures import FailureReason, StageError
+from saffron_api.failures import Failure, FailureReason, StageError
 from saffron_quantizer.cli.main import main
 from saffron_quantizer.data.tokenizer import Tokenizer
 from saffron_quantizer.generate import GrowingText, Sampling, complete, generate
@@ -147,6 +147,15 @@ def test_a_prompt_is_refused_that_has(prompt, new, subject, model):
     with pytest.raises(StageError) as caught:
         next(generate(model, prompt, Sampling(new)))
     assert (caught.value.failure.reason, caught.value.failure.subject) == (FailureReason.SPEC_INVALID, subject)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("logit", [float("nan"), float("inf")])
+def test_a_model_whose_logits_are_no_numbers_gives_no_text(logit, temperature, model, monkeypatch):
+    monkeypatch.setattr(WholeModel, "next_logits", lambda *_: torch.tensor([0.0, logit, 1.0]))
+    with pytest.raises(StageError) as caught:
+        next(generate(model, PROMPT, Sampling(3, temperature)))
+    assert caught.value.failure == Failure(reason=FailureReason.FIGURES_NOT_FINITE, subject="largest_logit")
 
 
 def test_characters_come_out_whole_and_spaces_as_the_text_has_them(tmp_path):
