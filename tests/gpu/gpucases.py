@@ -97,6 +97,11 @@ def positive(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return normal(*shape).abs().add(0.5).to(dtype)
 
 
+def column_by_column(tensor: Tensor) -> Tensor:
+    """The same matrix as AWQ's clipping leaves scales, laid out the other way; a copy to a card keeps that."""
+    return tensor.T.contiguous().T
+
+
 def hessian_cases() -> list[Case]:
     def added(name: str) -> Run:
         def run(module: Any, X: Tensor, H: Tensor) -> Tensor:
@@ -164,8 +169,9 @@ def scale_search_cases() -> list[Case]:
 def quantize_pack_cases() -> list[Case]:
     def case(layout: str, bits: int, rows: int, columns: int, *, zeros: bool = False) -> Case:
         def make() -> tuple[Any, ...]:
-            zero = integers(-4, 4, rows, columns // 32) if zeros else None
-            return normal(rows, columns, dtype=torch.bfloat16), positive(rows, columns // 32) / 4, zero, bits
+            zero = column_by_column(integers(-4, 4, rows, columns // 32)) if zeros else None
+            scale = column_by_column(positive(rows, columns // 32) / 4)
+            return normal(rows, columns, dtype=torch.bfloat16), scale, zero, bits
 
         def called(name: str) -> Run:
             return lambda module, *arguments: getattr(module, name)(*arguments, module.Layout(layout))
@@ -197,8 +203,9 @@ def dequantize_cases() -> list[Case]:
         def make() -> tuple[Any, ...]:
             codes = integers(-8, 8, rows, columns)
             words = integers(-(2**31), 2**31, *shapes.get(layout, ()), dtype=torch.int32)
-            zero = integers(-4, 4, rows, groups) if zeros else None
-            return codes if layout == "codes" else words, positive(rows, groups, dtype=dtype), zero, columns
+            zero = column_by_column(integers(-4, 4, rows, groups)) if zeros else None
+            scale = column_by_column(positive(rows, groups, dtype=dtype))
+            return codes if layout == "codes" else words, scale, zero, columns
 
         def called(name: str) -> Run:
             return lambda module, *arguments: getattr(module, name)(*arguments, bits=bits, layout=module.Layout(layout))
@@ -218,7 +225,7 @@ def awq_loss_cases() -> list[Case]:
     def case(rows: int, columns: int, size: int, dtype: torch.dtype, *, symmetric: bool) -> Case:
         def make() -> tuple[Any, ...]:
             X = normal(2 * columns, columns)
-            return normal(rows, columns, dtype=dtype, seed=1), positive(columns), X.T @ X
+            return normal(rows, columns, dtype=dtype, seed=1), positive(columns), column_by_column(X.T @ X)
 
         keywords = {"bits": 4, "group_size": size, "scale_dtype": dtype, "symmetric": symmetric}
         name = f"{rows}x{columns} {str(dtype).removeprefix('torch.')} groups of {size}"
