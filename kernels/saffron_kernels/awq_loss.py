@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from saffron_kernels.dequantize import dequantize_reference
+from saffron_kernels.operands import require_one_device
 from saffron_kernels.quantize_pack import quantize_pack_reference, require_bits
 from saffron_kernels.scale_search import scale_search_reference
 
@@ -38,7 +39,7 @@ def awq_loss(
         [R] float32.
 
     Raises:
-        ValueError: shapes or types do not fit, or no such groups or codes.
+        ValueError: shapes, types or devices do not fit, or no such groups or codes.
     """
     require_bits(bits)
     columns = W.shape[1]
@@ -48,6 +49,7 @@ def awq_loss(
     if not fits or {s.dtype, H.dtype} != {torch.float32}:
         s_is, H_is = (f"{each.dtype} {tuple(each.shape)}" for each in (s, H))
         raise ValueError(f"scales {s_is} and a Hessian {H_is} do not fit {columns} columns")
+    require_one_device(W, s, H)
     loss: Tensor = _awq_loss(W, s, H, bits, group_size, scale_dtype, symmetric)
     return loss
 

@@ -9,6 +9,7 @@ numbers, one a byte.
 import torch
 from torch import Tensor
 
+from saffron_kernels.operands import require_one_device
 from saffron_kernels.quantize_pack import FP8, WORD, Layout, order_of, packed_shape, require_scales
 
 
@@ -62,11 +63,12 @@ def dequantize(
         [R, C] in the scale's type.
 
     Raises:
-        ValueError: `packed` is not of the shape or the type that such codes have in the layout, or the shape of the
-            scales or the zero points does not fit.
+        ValueError: `packed` is not of the shape or the type that such codes have in the layout, or scales or zero
+            points do not fit.
     """
     _check(packed, (len(scale), columns), bits, layout)
     require_scales(scale, zero, len(scale), columns)
+    require_one_device(packed, scale, zero)
     W: Tensor = _dequantize(packed, scale, zero, columns, bits, layout.value)
     return W
 

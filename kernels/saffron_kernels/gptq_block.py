@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from saffron_kernels.operands import require_one_device
+
 
 class GptqBlock(NamedTuple):
     """A block of columns after the loop.
@@ -49,7 +51,7 @@ def gptq_block(  # noqa: PLR0917 - the signature that every kernel of this stem 
         qmax: largest code, at most 127.
 
     Raises:
-        ValueError: the shapes or types do not fit.
+        ValueError: the shapes, types or devices do not fit.
     """
     _check(W, U, scale, zero, group_of_column)
     return GptqBlock(*_gptq_block(W, U, scale, zero, group_of_column, qmin, qmax))
@@ -90,6 +92,7 @@ def _check(W: Tensor, U: Tensor, scale: Tensor, zero: Tensor | None, group_of_co
     for name, (tensor, shape, dtype) in wanted.items():
         if tensor.shape != shape or tensor.dtype != dtype:
             raise ValueError(f"{name} is {tensor.dtype} {list(tensor.shape)}; wanted is {dtype} {list(shape)}")
+    require_one_device(W, U, scale, zero, group_of_column)
 
 
 @torch.library.custom_op("saffron::gptq_block", mutates_args=(), device_types="cpu")

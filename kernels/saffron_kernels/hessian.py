@@ -9,6 +9,8 @@ float32.
 import torch
 from torch import Tensor
 
+from saffron_kernels.operands import require_one_device
+
 _FLOATING = (torch.bfloat16, torch.float16, torch.float32)
 _PANEL = 256
 
@@ -23,7 +25,7 @@ def hessian(X: Tensor, H: Tensor) -> None:
         H: [d, d] or [B, d, d] float32.
 
     Raises:
-        ValueError: the shapes or types do not fit.
+        ValueError: the shapes, types or devices do not fit.
     """
     _check(X, H)
     _add(X if X.dim() == 3 else X[None], H if H.dim() == 3 else H[None])  # noqa: PLR2004 - [B, N, d] or [N, d]
@@ -56,6 +58,7 @@ def _check(X: Tensor, H: Tensor) -> None:
         raise ValueError(f"X has {X.dtype}, H {H.dtype}: wanted are bfloat16, float16 or float32, and float32")
     if X.dim() not in {2, 3} or H.shape != (*X.shape[:-2], X.shape[-1], X.shape[-1]):
         raise ValueError(f"the Hessian of X {list(X.shape)} can not be {list(H.shape)}")
+    require_one_device(X, H)
 
 
 @torch.library.custom_op("saffron::hessian", mutates_args=("H",), device_types="cpu")

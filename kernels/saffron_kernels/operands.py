@@ -1,7 +1,21 @@
-"""What a product of codes with scales is given, on any device."""
+"""What ops are given, on any device, and above all products of codes with scales."""
 
 import torch
 from torch import Tensor
+
+
+def require_one_device(first: Tensor, *others: Tensor | None) -> None:
+    """Refuse tensors of which one lies elsewhere.
+
+    Where one is on the meta device, as a module's that was never loaded, torch asks an op for the shape of its result
+    alone, and gives back memory in which anything may stand. A compiled loop would read at address 0.
+
+    Raises:
+        ValueError: with two devices.
+    """
+    for other in others:
+        if other is not None and other.device != first.device:
+            raise ValueError(f"tensors have to be on one device, not on {first.device} and {other.device}")
 
 
 def require_operands(  # noqa: PLR0917 - in the order of the ops that are given them
@@ -18,8 +32,9 @@ def require_operands(  # noqa: PLR0917 - in the order of the ops that are given 
         dtype: of codes.
 
     Raises:
-        ValueError: with the name of what has another shape or type.
+        ValueError: with the name of what has another shape or type, or with two devices.
     """
+    require_one_device(codes, scale, weight)
     M, K = codes.shape
     _require("codes", codes, dtype, (M, K))
     _require("scale", scale, torch.float32, (M, 1))
@@ -37,8 +52,9 @@ def require_weight(K: int, weight: Tensor, weight_scale: Tensor, bias: Tensor | 
         dtype: of codes.
 
     Raises:
-        ValueError: with the name of what has another shape or type.
+        ValueError: with the name of what has another shape or type, or with two devices.
     """
+    require_one_device(weight, weight_scale, bias)
     N = weight.shape[0]
     _require("weight", weight, dtype, (N, K))
     _require("weight_scale", weight_scale, torch.float32, (N, 1))

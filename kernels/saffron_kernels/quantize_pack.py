@@ -16,6 +16,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
+from saffron_kernels.operands import require_one_device
 from saffron_kernels.scale_search import code_range
 
 WORD = 32
@@ -57,12 +58,13 @@ def quantize_pack(W: Tensor, scale: Tensor, zero: Tensor | None, bits: int, layo
         Of the shape and type that the layout says.
 
     Raises:
-        ValueError: the layout can't hold such a matrix, or shapes or types do not fit.
+        ValueError: the layout can't hold such a matrix, or shapes, types or devices do not fit.
     """
     _check(layout, bits, *W.shape)
     if W.dtype not in _FLOATING:
         raise ValueError(f"weights are float32, bfloat16 or float16, not {W.dtype}")
     require_scales(scale, zero, *W.shape)
+    require_one_device(W, scale, zero)
     packed: Tensor = _quantize_pack(W, scale, zero, bits, layout.value)
     return packed
 
@@ -141,10 +143,11 @@ def quantize_fp8(W: Tensor, scale: Tensor) -> Tensor:
         [R, C] float8_e4m3fn; NaN stays NaN.
 
     Raises:
-        ValueError: the scale has another shape or type.
+        ValueError: the scale has another shape, type or device.
     """
     if scale.dtype != torch.float32 or scale.shape != (len(W), 1):
         raise ValueError(f"a scale a row is torch.float32 {(len(W), 1)}, not {scale.dtype} {tuple(scale.shape)}")
+    require_one_device(W, scale)
     numbers: Tensor = _quantize_fp8(W, scale)
     return numbers
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from saffron_kernels.eager import on_cpu
+from saffron_kernels.operands import require_one_device
 
 _COMPILED = (torch.bfloat16, torch.float16, torch.float32)
 
@@ -29,8 +30,9 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, *, one_plus: bool = False) -
         Of the shape and type of x; laid out as x is, if that leaves no gaps.
 
     Raises:
-        ValueError: shapes or types do not fit.
+        ValueError: shapes, types or devices do not fit.
     """
+    require_one_device(x, weight)
     if weight.shape != x.shape[-1:] or weight.dtype != x.dtype:
         raise ValueError(
             f"weight is {weight.dtype} {list(weight.shape)}; wanted is {x.dtype} {list(x.shape[-1:])}, as x has it"

@@ -23,6 +23,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from saffron_kernels.operands import require_one_device
+
 CHUNK = 128
 """Columns whose errors are summed before the sum is added to that of the chunks before."""
 _AT_ONCE = 1 << 22
@@ -73,14 +75,15 @@ def scale_search(
         Scales [R, G] and, unless `symmetric`, zero points.
 
     Raises:
-        ValueError: the groups do not divide the columns, importance has another shape or type, no factor is given, or
-            an exponent is not one of `EXPONENTS`.
+        ValueError: the groups do not divide the columns, importance does not fit them, no factor is given, or an
+            exponent is not one of `EXPONENTS`.
     """
     size = _size(W, group_size)
     if importance is not None and (importance.dtype != torch.float32 or importance.shape != W.shape[1:]):
         # A loop would read beyond its memory.
         wanted = f"{torch.float32} {tuple(W.shape[1:])}"
         raise ValueError(f"importance is {wanted}, not {importance.dtype} {tuple(importance.shape)}")
+    require_one_device(W, importance)
     if not factors:
         raise ValueError("no factor is given, and at least one is tried")
     if exponent not in EXPONENTS:
