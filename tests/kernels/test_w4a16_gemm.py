@@ -157,6 +157,12 @@ def test_tokens_may_lie_apart_in_memory():
         near(multiply(x, stored, 32), w4a16_gemm_reference(x, *stored, 32))
 
 
+def test_a_bias_is_added_once_though_programs_share_a_tile():
+    _, _, _, stored = weights(5, 1280, 128, torch.float16)
+    x, bias = tokens(2, 1280, torch.float16), torch.full((5,), 1000.0)
+    near(on_a_card(x, stored, 128, bias), w4a16_gemm_reference(x, *stored, 128, bias=bias))
+
+
 def test_few_tokens_share_a_tile_among_programs_and_many_do_not():
     _, _, _, (packed, scale, _) = weights(64, 1024, 128, torch.float16)
     weight = repack_in_blocks(packed, scale, None, 1024)
