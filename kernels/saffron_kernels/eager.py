@@ -21,15 +21,19 @@ empty_strided: Callable[[tuple[int, ...], tuple[int, ...], torch.dtype], Tensor]
 of `Tensor.new_empty` and a third of that of `torch.empty`."""
 
 
-def on_cpu(x: Tensor) -> bool:
-    """Whether the CPU's function does for x what the op would: nothing traces it or wants its gradient."""
+def on_cpu(x: Tensor, *others: Tensor | None) -> bool:
+    """Whether the CPU's function does for x what the op would: nothing traces it or wants a gradient, of the others too."""
     return (
         type(x) is Tensor
         and x.is_cpu
-        and not (x.requires_grad and is_grad_enabled())
+        and not (is_grad_enabled() and _wants_gradient(x, *others))
         and not is_compiling()
         and not _len_torch_dispatch_stack()
     )
+
+
+def _wants_gradient(*tensors: Tensor | None) -> bool:
+    return any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
 @cache

@@ -7,7 +7,7 @@ in float32, in an order that is the device's.
 import torch
 from torch import Tensor
 
-from saffron_kernels.operands import require_operands
+from saffron_kernels.operands import require_operands, require_out_dtype
 
 
 def fp8_gemm(
@@ -38,6 +38,7 @@ def fp8_gemm(
             and multiply in bfloat16.
     """
     require_operands(codes, scale, weight, weight_scale, bias, torch.float8_e4m3fn)
+    require_out_dtype(out_dtype)
     y: Tensor = _gemm(codes, scale, weight, weight_scale, bias, out_dtype)
     return y
 

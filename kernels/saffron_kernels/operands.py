@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+_WRITTEN = (torch.float32, torch.float16, torch.bfloat16)
+
 
 def require_one_device(first: Tensor, *others: Tensor | None) -> None:
     """Refuse tensors of which one lies elsewhere.
@@ -14,7 +16,8 @@ def require_one_device(first: Tensor, *others: Tensor | None) -> None:
         ValueError: with two devices.
     """
     for other in others:
-        if other is not None and other.device != first.device:
+        # Most lie on the CPU, and to ask for a device takes longer than whether it is that one.
+        if other is not None and not (first.is_cpu and other.is_cpu) and other.device != first.device:
             raise ValueError(f"tensors have to be on one device, not on {first.device} and {other.device}")
 
 
@@ -60,6 +63,12 @@ def require_weight(K: int, weight: Tensor, weight_scale: Tensor, bias: Tensor | 
     _require("weight_scale", weight_scale, torch.float32, (N, 1))
     if bias is not None and bias.shape != (N,):
         raise ValueError(f"bias must be {(N,)}, not {tuple(bias.shape)}")
+
+
+def require_out_dtype(dtype: torch.dtype) -> None:
+    """Refuse a type that no product is written in, with a ValueError."""
+    if dtype not in _WRITTEN:
+        raise ValueError(f"a product is written in float32, float16 or bfloat16, not in {dtype}")
 
 
 def _require(name: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from saffron_kernels.eager import cpu_kernels, on_cpu
+from saffron_kernels.operands import require_one_device
 
 LARGEST_INT8 = 127
 LARGEST_FP8 = 448
@@ -52,11 +53,12 @@ def quantize_per_token_fp8(x: Tensor, scale: Tensor | None = None) -> tuple[Tens
         throughout, its scale as well; one with an infinite number has an infinite scale, there NaN and elsewhere 0.
 
     Raises:
-        ValueError: x is no matrix or has another type, or scale is not one float32.
+        ValueError: x is no matrix or has another type, or scale is not one float32 on its device.
     """
     require_tokens(x)
     if scale is not None and (scale.numel() != 1 or scale.dtype != torch.float32):
         raise ValueError(f"scale must be one float32, not {scale.dtype} {tuple(scale.shape)}")
+    require_one_device(x, scale)
     codes, scales = _quantize_fp8(x, scale)
     return codes, scales
 

@@ -37,7 +37,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, *, one_plus: bool = False) -
         raise ValueError(
             f"weight is {weight.dtype} {list(weight.shape)}; wanted is {x.dtype} {list(x.shape[-1:])}, as x has it"
         )
-    if not on_cpu(x) or x.dtype not in _COMPILED or (weight.requires_grad and torch.is_grad_enabled()):
+    if not on_cpu(x, weight) or x.dtype not in _COMPILED:
         return rms_norm_reference(x, weight, eps, one_plus=one_plus)
     # Numba takes half a second to import, and only the CPU needs it.
     from saffron_kernels.rms_norm_cpu import rms_norm_rows  # noqa: PLC0415

@@ -1,9 +1,11 @@
 """The product of float activations with 4-bit weights: y = x · Wᵀ + b.
 
 W[n, k] = (code[n, k] - zero[n, g]) · scale[n, g] with g = k // group_size. Codes are exact in x's type, so each group's
-products are summed before its scale is multiplied in, all in float32. Checkpoints hold eight codes of consecutive
-columns in a word, which is slow to unpack; `repack_w4a16` lays the weights out, once, as the device that they lie on
-reads them best.
+products can be summed before its scale is multiplied in, in float32. The CPU scales first where it computes in float32
+throughout, and with 256 tokens of bfloat16 or more, for which weights are rounded to bfloat16.
+
+Checkpoints hold eight codes of consecutive columns in a word, which is slow to unpack; `repack_w4a16` lays the weights
+out, once, as the device that they lie on reads them best.
 """
 
 from dataclasses import dataclass, field
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor
 
 from saffron_kernels.eager import cpu_kernels, on_cpu
+from saffron_kernels.operands import require_one_device
 from saffron_kernels.quantize_per_token import require_tokens
 
 _NIBBLE = 4
@@ -88,13 +91,13 @@ def w4a16_gemm(x: Tensor, weight: W4A16Weight, group_size: int, bias: Tensor | N
         bias: [N] of any floating type, or None.
 
     Returns:
-        [M, N] in x's type, rounded to it once, at the end. The same input gives the same bits on one device.
+        [M, N] in x's type, rounded to it once its sums are whole. The same input gives the same bits on one device.
 
     Raises:
         ValueError: shapes or types do not fit, or the codes are laid out for another kind of device.
     """
     y: Tensor
-    if on_cpu(x):
+    if on_cpu(x, bias):
         y = cpu_kernels("w4a16_gemm").w4a16_gemm(x, weight, group_size, bias)
         return y
     require_product(x, weight, group_size, bias)
@@ -164,6 +167,7 @@ def _require(name: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ..
 def require_product(x: Tensor, weight: W4A16Weight, group_size: int, bias: Tensor | None) -> None:
     """Raise ValueError where `w4a16_gemm` does."""
     require_tokens(x)
+    require_one_device(x, weight.codes, weight.scale, weight.zero, bias)
     (_, K), (N, G) = x.shape, weight.scale.shape
     if group_size <= 0 or group_size % SLICE or G * group_size != K:
         raise ValueError(f"{G} groups of {group_size} columns do not make {K} columns, or {SLICE} does not divide them")

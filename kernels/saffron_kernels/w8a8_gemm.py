@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from saffron_kernels.eager import cpu_kernels, on_cpu
-from saffron_kernels.operands import require_operands, require_weight
+from saffron_kernels.operands import require_one_device, require_operands, require_out_dtype, require_weight
 from saffron_kernels.quantize_per_token import quantize_per_token, require_tokens
 
-_LARGEST_K = 131_072
-"""128 · 127 times as many stay below 2^31."""
+_LARGEST_K = 131_071
+"""128 · 128 times as many stay below 2^31."""
 
 
 def w8a8_gemm(
@@ -27,7 +27,7 @@ def w8a8_gemm(
     """Multiply quantized tokens with weights that are quantized per output channel.
 
     Args:
-        codes: [M, K] int8, as from `quantize_per_token`; K at most 131,072, so that no sum leaves int32.
+        codes: [M, K] int8, as from `quantize_per_token`; K at most 131,071, so that no sum leaves int32.
         scale: [M, 1] float32, one a token.
         weight: [N, K] int8, as compressed-tensors' int-quantized format stores it.
         weight_scale: [N, 1] float32, one an output channel.
@@ -41,8 +41,9 @@ def w8a8_gemm(
         ValueError: shapes or types do not fit.
     """
     require_operands(codes, scale, weight, weight_scale, bias, torch.int8)
+    require_out_dtype(out_dtype)
     _require_no_overflow(codes.shape[1])
-    gemm = cpu_kernels("w8a8_gemm").exact_way() if on_cpu(codes) else _gemm
+    gemm = cpu_kernels("w8a8_gemm").exact_way() if on_cpu(codes, scale, weight_scale, bias) else _gemm
     y: Tensor = gemm(codes, scale, weight, weight_scale, bias, out_dtype)
     return y
 
@@ -63,8 +64,9 @@ def w8a8_linear(x: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | 
         ValueError: shapes or types do not fit.
     """
     require_tokens(x)
+    require_one_device(x, weight)
     require_weight(x.shape[1], weight, weight_scale, bias, torch.int8)
-    if on_cpu(x):
+    if on_cpu(x, weight_scale, bias):
         _require_no_overflow(x.shape[1])
         y: Tensor = cpu_kernels("w8a8_gemm").w8a8_linear(x, weight, weight_scale, bias)
         return y

@@ -108,9 +108,14 @@ def test_what_does_not_fit_is_refused(place, wrong, message):
 
 
 def test_more_columns_than_int32_has_room_for_are_refused():
-    arguments = [tensor.to("meta") for tensor in inputs(1, 1, 131_073)]
-    with pytest.raises(ValueError, match="sums of 131073 products may leave int32; 131072 are the most"):
+    arguments = [tensor.to("meta") for tensor in inputs(1, 1, 131_072)]
+    with pytest.raises(ValueError, match="sums of 131072 products may leave int32; 131071 are the most"):
         w8a8_gemm(*arguments, out_dtype=torch.float32)
+
+
+def test_a_type_that_no_product_is_written_in_is_refused():
+    with pytest.raises(ValueError, match=r"written in float32, float16 or bfloat16, not in torch\.float64"):
+        w8a8_gemm(*inputs(2, 3, 4), out_dtype=torch.float64)
 
 
 def test_torch_finds_nothing_wrong_with_the_op():
