@@ -3,15 +3,14 @@
 # ruff: noqa: ANN001, ANN201, PLR0917 - kernels are written in Triton's language, which has no types
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from saffron_kernels.launch import Launch
 from saffron_kernels.problem import Problem
-from saffron_kernels.quantize_pack import Layout, packed_shape
-from saffron_kernels.quantize_pack_triton import group_of, places, side_by_side, word_tiles
+from saffron_kernels.quantize_pack import Layout
+from saffron_kernels.quantize_pack_triton import group_of, packing_problem, places, side_by_side, word_tiles
 from saffron_kernels.rounding_triton import from_fp8_bits, rounded_to
 
 
@@ -83,24 +82,11 @@ def dequantize_launch(
     )
 
 
-def _problem(layout: Layout, bits: int, rows: int = 4096, columns: int = 4096, groups: int = 32) -> Problem:
-    shape = packed_shape(layout, bits, rows, columns)
-    symmetric = layout is not Layout.AUTOAWQ
+def _problem(layout: Layout, bits: int, groups: int = 32) -> Problem:
+    def launch(W: Tensor, scale: Tensor, zero: Tensor | None, packed: Tensor) -> Launch:
+        return dequantize_launch(packed, scale, zero, W, bits, layout)
 
-    def launch(capability: tuple[int, int]) -> Launch:
-        del capability  # one launch suits all
-        W, scale = (torch.empty(rows, each, dtype=torch.bfloat16, device="meta") for each in (columns, groups))
-        zero = None if symmetric else torch.empty(rows, groups, dtype=torch.int8, device="meta")
-        dtype = torch.int8 if layout is Layout.CODES else torch.int32
-        return dequantize_launch(torch.empty(shape, dtype=dtype, device="meta"), scale, zero, W, bits, layout)
-
-    return Problem(
-        f"dequantize {rows}x{columns} int{bits} g{columns // groups} {layout.value}",
-        launch,
-        bytes=2 * rows * (columns + groups) + shape[0] * shape[1] * (1 if layout is Layout.CODES else 4),
-        flops=2 * rows * columns,
-        unit="fp32",
-    )
+    return packing_problem("dequantize", launch, layout, bits, flops=2, groups=groups)
 
 
 PROBLEMS = (

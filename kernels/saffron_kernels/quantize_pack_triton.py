@@ -3,6 +3,7 @@
 # ruff: noqa: ANN001, ANN201, PLR0917, SIM108 - kernels are written in Triton's language, which has no types
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -223,24 +224,49 @@ def quantize_fp8_launch(W: Tensor, scale: Tensor, bits: Tensor) -> Launch:
     )
 
 
-def _problem(layout: Layout, bits: int, rows: int = 4096, columns: int = 4096, groups: int = 32) -> Problem:
-    shape = packed_shape(layout, bits, rows, columns)
-    symmetric = layout is not Layout.AUTOAWQ
+def packing_problem(
+    op: str,
+    launch: Callable[[Tensor, Tensor, Tensor | None, Tensor], Launch],
+    layout: Layout,
+    bits: int,
+    *,
+    flops: int,
+    groups: int = 32,
+) -> Problem:
+    """Return the problem of an op between 4096x4096 bfloat16 weights and their words.
 
-    def launch(capability: tuple[int, int]) -> Launch:
+    Args:
+        op: its name.
+        launch: from weights, scales, zero points and words.
+        layout: of the words.
+        bits: width of a code.
+        flops: a weight.
+        groups: in a row.
+    """
+    rows = columns = 4096
+    shape = packed_shape(layout, bits, rows, columns)
+
+    def launched(capability: tuple[int, int]) -> Launch:
         del capability  # one launch suits all
         W, scale = (torch.empty(rows, each, dtype=torch.bfloat16, device="meta") for each in (columns, groups))
-        zero = None if symmetric else torch.empty(rows, groups, dtype=torch.int8, device="meta")
+        zero = torch.empty(rows, groups, dtype=torch.int8, device="meta") if layout is Layout.AUTOAWQ else None
         dtype = torch.int8 if layout is Layout.CODES else torch.int32
-        return quantize_pack_launch(W, scale, zero, torch.empty(shape, dtype=dtype, device="meta"), bits, layout)
+        return launch(W, scale, zero, torch.empty(shape, dtype=dtype, device="meta"))
 
     return Problem(
-        f"quantize_pack {rows}x{columns} int{bits} g{columns // groups} {layout.value}",
-        launch,
+        f"{op} {rows}x{columns} int{bits} g{columns // groups} {layout.value}",
+        launched,
         bytes=2 * rows * (columns + groups) + shape[0] * shape[1] * (1 if layout is Layout.CODES else 4),
-        flops=6 * rows * columns,
+        flops=flops * rows * columns,
         unit="fp32",
     )
+
+
+def _problem(layout: Layout, bits: int, groups: int = 32) -> Problem:
+    def launch(W: Tensor, scale: Tensor, zero: Tensor | None, packed: Tensor) -> Launch:
+        return quantize_pack_launch(W, scale, zero, packed, bits, layout)
+
+    return packing_problem("quantize_pack", launch, layout, bits, flops=6, groups=groups)
 
 
 def _fp8_problem(rows: int, columns: int) -> Problem:

@@ -157,20 +157,12 @@ def namespace(cluster: Home) -> Iterator[str]:
     cluster.kubectl("delete", "namespace", name)
 
 
-def _traces(home: Home) -> dict[str, list[str]]:
+def _traces(home: Home, processes_of: Callable[[str], list[str]]) -> dict[str, list[str]]:
     """Return what of the cluster can be seen on the machine."""
     mine = str(home.folders.root)
-    processes = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            command = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except (FileNotFoundError, ProcessLookupError):  # it ended while we looked
-            continue
-        if mine in command:
-            processes.append(command)
     mounts = [line for line in Path("/proc/self/mounts").read_text().splitlines() if mine in line]
     return {
-        "processes": processes,
+        "processes": processes_of(mine),
         "mounts": mounts,
         "devices": [path.name for path in Path("/sys/class/net").iterdir() if path.name.startswith("saffron")],
         "routes": [line for line in _lines("ip", "route") if line.startswith(("198.18.", "198.19."))],
@@ -304,11 +296,13 @@ def _end_by_killing_the_command_in_the_foreground(home: Home) -> None:
         ),
     ],
 )
-def test_no_process_mount_device_route_or_rule_stays(home: Home, end: Callable[[Home], None]):
+def test_no_process_mount_device_route_or_rule_stays(
+    home: Home, end: Callable[[Home], None], processes_of: Callable[[str], list[str]]
+):
     home.run("down")
     kernel_settings = _kernel_settings()
     end(home)
-    _until(lambda: _traces(home) == _NO_TRACES, seconds=20)
+    _until(lambda: _traces(home, processes_of) == _NO_TRACES, seconds=20)
     assert _kernel_settings() == kernel_settings
     home.run("down")  # after a kill it still removes the empty control groups
     assert _cgroups() == []

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,19 +21,6 @@ with control_plane() as running:
     print(running.folder, flush=True)
     time.sleep(3600)
 """
-
-
-def _processes_of(folder: str) -> list[str]:
-    """Return the command lines of all processes that were started for a control plane's folder."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            command = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except (FileNotFoundError, ProcessLookupError):  # it ended while we looked
-            continue
-        if folder in command:
-            found.append(command)
-    return found
 
 
 def test_a_pod_of_a_fresh_namespace_is_scheduled_by_no_one_but_is_accepted(control_plane: ControlPlane, namespace: str):
@@ -61,21 +49,25 @@ def test_another_user_is_known_by_name_and_groups_and_may_do_nothing_unless_gran
 
 
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM], ids=lambda blow: blow.name)
-def test_however_its_owner_ends_no_process_and_no_file_stays(control_plane: ControlPlane, blow: signal.Signals):
+def test_however_its_owner_ends_no_process_and_no_file_stays(
+    control_plane: ControlPlane, blow: signal.Signals, processes_of: Callable[[str], list[str]]
+):
     del control_plane  # asked for so that building the binaries is not timed here
     with subprocess.Popen([sys.executable, "-c", _HOLD_ONE_FOR_EVER], stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout is not None
         folder = owner.stdout.readline().strip()
-        before = len(_processes_of(folder))
+        before = len(processes_of(folder))
         owner.send_signal(blow)
         owner.wait()
         deadline = time.monotonic() + 30
-        while (_processes_of(folder) or Path(folder).exists()) and time.monotonic() < deadline:
+        while (processes_of(folder) or Path(folder).exists()) and time.monotonic() < deadline:
             time.sleep(0.1)
-        assert (before, _processes_of(folder), Path(folder).exists()) == (5, [], False)
+        assert (before, processes_of(folder), Path(folder).exists()) == (5, [], False)
 
 
-def test_when_the_supervisor_itself_is_killed_the_kernel_ends_its_programs(control_plane: ControlPlane):
+def test_when_the_supervisor_itself_is_killed_the_kernel_ends_its_programs(
+    control_plane: ControlPlane, processes_of: Callable[[str], list[str]]
+):
     del control_plane
     with subprocess.Popen([sys.executable, "-c", _HOLD_ONE_FOR_EVER], stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout is not None
@@ -84,9 +76,9 @@ def test_when_the_supervisor_itself_is_killed_the_kernel_ends_its_programs(contr
         (supervisor,) = (int(child) for child in children)
         os.kill(supervisor, signal.SIGKILL)
         deadline = time.monotonic() + 30
-        while _processes_of(folder) and time.monotonic() < deadline:
+        while processes_of(folder) and time.monotonic() < deadline:
             time.sleep(0.1)
-        left = _processes_of(folder)
+        left = processes_of(folder)
         owner.kill()
     shutil.rmtree(folder)  # the supervisor would have done it
     assert left == []

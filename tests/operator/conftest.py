@@ -6,11 +6,12 @@ from contextlib import suppress
 
 import pytest
 import pytest_asyncio
-from apilevel import setup
+from apilevel import operators, setup
 from apilevel.kubelet import Kubelet
 
 from saffron_dev.controlplane import ControlPlane
 from saffron_operator.client import Cluster
+from saffron_operator.reconcile import Reconciler
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +33,19 @@ async def admin(installed: ControlPlane) -> AsyncIterator[Cluster]:
     """A client that may do everything."""
     async with await setup.connect(installed.kubeconfig) as cluster:
         yield cluster
+
+
+@pytest_asyncio.fixture
+async def granted(installed: ControlPlane) -> AsyncIterator[Cluster]:
+    """A client that may do what the chart grants to the operator, and no more."""
+    async with await setup.connect(setup.operator_kubeconfig(installed)) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def operator(granted: Cluster) -> Reconciler:
+    """An operator without a memory, under the chart's rights."""
+    return operators.reconciler(granted)
 
 
 @pytest_asyncio.fixture

@@ -38,13 +38,12 @@ async def test_a_namespace_that_is_taken_away_makes_it_start_anew(installed: Con
         assert [line for line in operator.log if "refuses to watch" in line and kept in line] == []
 
 
-async def test_a_namespace_that_opts_in_later_makes_it_start_anew(installed: ControlPlane) -> None:
+async def test_a_namespace_that_opts_in_later_makes_it_start_anew(installed: ControlPlane, granted: Cluster) -> None:
     late = f"late-{uuid.uuid4().hex[:8]}"
-    async with await setup.connect(setup.operator_kubeconfig(installed)) as cluster:
-        waiting = asyncio.create_task(access.wait_for_one(cluster, ("gone", late), seconds=0.2))
-        await asyncio.sleep(1)
-        assert not waiting.done()
-        setup.kubectl(installed, "create", "namespace", late)
-        setup.opt_in(installed, [late])
-        with pytest.raises(RestartError, match=f"The namespace {late} can be read by now"):
-            await asyncio.wait_for(waiting, 20)
+    waiting = asyncio.create_task(access.wait_for_one(granted, ("gone", late), seconds=0.2))
+    await asyncio.sleep(1)
+    assert not waiting.done()
+    setup.kubectl(installed, "create", "namespace", late)
+    setup.opt_in(installed, [late])
+    with pytest.raises(RestartError, match=f"The namespace {late} can be read by now"):
+        await asyncio.wait_for(waiting, 20)

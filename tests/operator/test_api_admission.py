@@ -103,8 +103,7 @@ async def test_an_annotation_that_promotes_needs_the_same_rights(
     await setup.create(admin, QUANTIZED_MODELS, setup.quantized_model(served))
     promote = {"metadata": {"annotations": {"saffron.dev/promote": "1"}}}
     async with await setup.connect(user(installed, served, WRITE_QM)) as jane:
-        path = QUANTIZED_MODELS.path(served, "model")
-        said = await setup.refused(jane.send("PATCH", path, body=promote, content_type="application/merge-patch+json"))
+        said = await setup.refused(setup.edit(jane, QUANTIZED_MODELS, served, "model", promote))
     assert "may not create pods" in said
 
 
@@ -136,30 +135,25 @@ FORBIDDEN = [
 
 @pytest.mark.parametrize(("method", "resource", "name"), FORBIDDEN)
 async def test_the_operator_may_not(
-    installed: ControlPlane, served: str, method: str, resource: Resource, name: str | None
+    served: str, method: str, resource: Resource, name: str | None, granted: Cluster
 ) -> None:
-    async with await setup.connect(setup.operator_kubeconfig(installed)) as operator:
-        with pytest.raises(ApiError) as error:
-            await operator.send(method, resource.path(served, name), body={} if method != "GET" else None)
+    with pytest.raises(ApiError) as error:
+        await granted.send(method, resource.path(served, name), body={} if method != "GET" else None)
     assert (error.value.status, error.value.reason) == (403, "Forbidden")
 
 
-async def test_the_operator_may_do_nothing_in_a_namespace_that_did_not_opt_in(
-    installed: ControlPlane, namespace: str
-) -> None:
-    async with await setup.connect(setup.operator_kubeconfig(installed)) as operator:
-        for resource in (QUANTIZED_MODELS, JOBS, DEPLOYMENTS, PODS):
-            with pytest.raises(ApiError, match="cannot list resource"):
-                await operator.list_all(resource, namespace)
+async def test_the_operator_may_do_nothing_in_a_namespace_that_did_not_opt_in(namespace: str, granted: Cluster) -> None:
+    for resource in (QUANTIZED_MODELS, JOBS, DEPLOYMENTS, PODS):
+        with pytest.raises(ApiError, match="cannot list resource"):
+            await granted.list_all(resource, namespace)
 
 
 async def test_the_operator_may_not_delete_or_scale_a_deployment_of_somebody_else(
-    installed: ControlPlane, served: str, admin: Cluster
+    served: str, admin: Cluster, granted: Cluster
 ) -> None:
     made = await setup.create(admin, DEPLOYMENTS, setup.server(served))
     scaled = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "server"}, "spec": {"replicas": 0}}
-    async with await setup.connect(setup.operator_kubeconfig(installed)) as operator:
-        delete = operator.delete(DEPLOYMENTS, served, "server", uid=made["metadata"]["uid"])
-        scale = operator.apply(DEPLOYMENTS, served, "server", scaled, manager="saffron.dev", force=True)
-        assert "Saffron deletes only Deployments that it made." in await setup.refused(delete)
-        assert "Saffron does not scale Deployments that it did not make." in await setup.refused(scale)
+    delete = granted.delete(DEPLOYMENTS, served, "server", uid=made["metadata"]["uid"])
+    scale = granted.apply(DEPLOYMENTS, served, "server", scaled, manager="saffron.dev", force=True)
+    assert "Saffron deletes only Deployments that it made." in await setup.refused(delete)
+    assert "Saffron does not scale Deployments that it did not make." in await setup.refused(scale)

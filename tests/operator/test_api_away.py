@@ -46,37 +46,31 @@ async def test_what_was_only_written_down_is_done_after_three_hours(
 
 
 async def test_an_operator_that_may_not_or_is_not_to_act_begins_to_count_when_it_does(
-    installed: ControlPlane, served: str, admin: Cluster
+    served: str, admin: Cluster, granted: Cluster
 ) -> None:
     times = iter(range(0, 1000, 100))  # a pass looks at the clock once
-    async with Cluster(await load_configuration(str(setup.operator_kubeconfig(installed)))) as cluster:
-        operator = replace(operators.reconciler(cluster), clock=lambda: float(next(times)))
-        key = await setup.begin(
-            admin, served, job={"podTemplate": {"resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}}}
-        )
+    operator = replace(operators.reconciler(granted), clock=lambda: float(next(times)))
+    key = await setup.begin(
+        admin, served, job={"podTemplate": {"resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}}}
+    )
 
-        async def edit(**spec: object) -> None:
-            await admin.send(
-                "PATCH",
-                QUANTIZED_MODELS.path(served, key.name),
-                body={"spec": spec},
-                content_type="application/merge-patch+json",
-            )
+    async def edit(**spec: object) -> None:
+        await setup.edit(admin, QUANTIZED_MODELS, served, key.name, {"spec": spec})
 
-        with pytest.raises(RefusedError):
-            await operator(key)
-        assert operator.attending == {}
-        await edit(job={"podTemplate": None})
+    with pytest.raises(RefusedError):
         await operator(key)
-        begun = dict(operator.attending)
-        await operator(key)
-        assert operator.attending == begun != {}
-        await edit(suspend=True)
-        await operator(key)
-        assert operator.attending == {}
-        await admin.delete(
-            DEPLOYMENTS, served, "server", uid=(await admin.get(DEPLOYMENTS, served, "server") or {})["metadata"]["uid"]
-        )
-        await edit(suspend=False)
-        await operator(key)
-        assert operator.attending == {}
+    assert operator.attending == {}
+    await edit(job={"podTemplate": None})
+    await operator(key)
+    begun = dict(operator.attending)
+    await operator(key)
+    assert operator.attending == begun != {}
+    await edit(suspend=True)
+    await operator(key)
+    assert operator.attending == {}
+    await admin.delete(
+        DEPLOYMENTS, served, "server", uid=(await admin.get(DEPLOYMENTS, served, "server") or {})["metadata"]["uid"]
+    )
+    await edit(suspend=False)
+    await operator(key)
+    assert operator.attending == {}

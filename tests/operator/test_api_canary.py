@@ -5,10 +5,9 @@ from typing import Any
 
 from apilevel import setup
 
-from saffron_dev.controlplane import ControlPlane
 from saffron_operator import target as targets
 from saffron_operator.act import act
-from saffron_operator.client import Cluster, Object, load_configuration
+from saffron_operator.client import Cluster, Object
 from saffron_operator.decision import ApplyCanary, Decision
 from saffron_operator.manifests.canary import build
 from saffron_operator.manifests.overlay import Checkpoint
@@ -51,7 +50,7 @@ def without_ours(template: Mapping[str, Any]) -> Mapping[str, Any]:
     return template
 
 
-async def test_what_its_target_loses_a_canary_loses_too(installed: ControlPlane, served: str, admin: Cluster) -> None:
+async def test_what_its_target_loses_a_canary_loses_too(served: str, admin: Cluster, granted: Cluster) -> None:
     plain, rich = setup.server(served), setup.server(served)
     node = {"name": "NODE", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "spec.nodeName"}}}
     plain["spec"]["template"]["spec"]["containers"][0]["env"] = [node]
@@ -63,17 +62,16 @@ async def test_what_its_target_loses_a_canary_loses_too(installed: ControlPlane,
     pod["nodeSelector"] = {"disk": "ssd"}
     created = await setup.create(admin, DEPLOYMENTS, rich)
     resource = meta(await setup.create(admin, QUANTIZED_MODELS, setup.quantized_model(served)))
-    async with Cluster(await load_configuration(str(setup.operator_kubeconfig(installed)))) as cluster:
-        await act(cluster, resource, None, canary_of(resource, facts_of(created), None), instance="test")
-        canary = await admin.get(DEPLOYMENTS, served, "server-saffron")
-        assert canary is not None
+    await act(granted, resource, None, canary_of(resource, facts_of(created), None), instance="test")
+    canary = await admin.get(DEPLOYMENTS, served, "server-saffron")
+    assert canary is not None
 
-        await admin.replace(DEPLOYMENTS, served, "server", plain)
-        edited = await admin.get(DEPLOYMENTS, served, "server")
-        assert edited is not None
-        uid = canary["metadata"]["uid"]
-        await act(cluster, resource, None, canary_of(resource, facts_of(edited), uid), instance="test")
-        canary = await admin.get(DEPLOYMENTS, served, "server-saffron")
+    await admin.replace(DEPLOYMENTS, served, "server", plain)
+    edited = await admin.get(DEPLOYMENTS, served, "server")
+    assert edited is not None
+    uid = canary["metadata"]["uid"]
+    await act(granted, resource, None, canary_of(resource, facts_of(edited), uid), instance="test")
+    canary = await admin.get(DEPLOYMENTS, served, "server-saffron")
     assert canary is not None
     assert canary["metadata"]["uid"] == uid
     assert without_ours(canary["spec"]["template"]) == edited["spec"]["template"]

@@ -7,9 +7,9 @@ import pytest
 from apilevel import operators, setup
 from apilevel.kubelet import checkpoint_digest
 
-from saffron_dev.controlplane import ControlPlane
-from saffron_operator.client import Cluster, Object, load_configuration
+from saffron_operator.client import Cluster, Object
 from saffron_operator.names import overlay_manager
+from saffron_operator.reconcile import Reconciler
 from saffron_operator.resources import DEPLOYMENTS, QUANTIZED_MODELS
 
 FIELDS = {
@@ -56,47 +56,40 @@ def deployment(served: Object, template: dict[str, Any] | None) -> dict[str, Any
 
 @pytest.mark.usefixtures("kubelet")
 async def test_a_manifest_copied_from_the_target_is_a_conflict_until_it_is_taken_back(
-    installed: ControlPlane, served: str, admin: Cluster
+    served: str, admin: Cluster, operator: Reconciler
 ) -> None:
-    async with Cluster(await load_configuration(str(setup.operator_kubeconfig(installed)))) as cluster:
-        operator = operators.reconciler(cluster)
-        key = await setup.begin(admin, served)
-        await operators.drive(operator, key, is_promoted, admin=admin)
-        target = await admin.get(DEPLOYMENTS, served, "server")
-        assert target is not None
+    key = await setup.begin(admin, served)
+    await operators.drive(operator, key, is_promoted, admin=admin)
+    target = await admin.get(DEPLOYMENTS, served, "server")
+    assert target is not None
 
-        async def as_argocd(template: dict[str, Any]) -> None:
-            await admin.apply(DEPLOYMENTS, served, "server", template, manager="argocd", force=False)
+    async def as_argocd(template: dict[str, Any]) -> None:
+        await admin.apply(DEPLOYMENTS, served, "server", template, manager="argocd", force=False)
 
-        await as_argocd(overlaid(target, checkpoint_digest("good-int4")))
-        candidates = [{"name": "next-int4", "method": "GPTQ", "scheme": "W4A16", "groupSize": 64}]
-        await admin.send(
-            "PATCH",
-            QUANTIZED_MODELS.path(served, key.name),
-            body={"spec": {"candidates": candidates}},
-            content_type="application/merge-patch+json",
-        )
-        stalled = await operators.drive(
-            operator, key, lambda status: setup.condition(status, "Stalled") is not None, admin=admin
-        )
-        told = setup.condition(stalled, "Stalled")
-        assert told is not None
-        assert told[1] == "TargetConflict"
+    await as_argocd(overlaid(target, checkpoint_digest("good-int4")))
+    candidates = [{"name": "next-int4", "method": "GPTQ", "scheme": "W4A16", "groupSize": 64}]
+    await setup.edit(admin, QUANTIZED_MODELS, served, key.name, {"spec": {"candidates": candidates}})
+    stalled = await operators.drive(
+        operator, key, lambda status: setup.condition(status, "Stalled") is not None, admin=admin
+    )
+    told = setup.condition(stalled, "Stalled")
+    assert told is not None
+    assert told[1] == "TargetConflict"
 
-        # What we tell is what the API server would have refused.
-        (resource,) = await admin.list_all(QUANTIZED_MODELS, served)
-        manager = overlay_manager(resource["metadata"]["uid"])
-        body = overlaid(target, checkpoint_digest("next-int4"))
-        refusal = await setup.refused(admin.apply(DEPLOYMENTS, served, "server", body, manager=manager, force=False))
-        assert 'conflicts with "argocd"' in refusal
-        for ours, theirs in FIELDS.items():
-            assert f"{ours} (argocd)" in told[2]
-            assert theirs in refusal
+    # What we tell is what the API server would have refused.
+    (resource,) = await admin.list_all(QUANTIZED_MODELS, served)
+    manager = overlay_manager(resource["metadata"]["uid"])
+    body = overlaid(target, checkpoint_digest("next-int4"))
+    refusal = await setup.refused(admin.apply(DEPLOYMENTS, served, "server", body, manager=manager, force=False))
+    assert 'conflicts with "argocd"' in refusal
+    for ours, theirs in FIELDS.items():
+        assert f"{ours} (argocd)" in told[2]
+        assert theirs in refusal
 
-        await as_argocd(deployment(target, None))
-        await operators.drive(
-            operator,
-            key,
-            lambda status: is_promoted(status) and status["selected"]["name"] == "next-int4",
-            admin=admin,
-        )
+    await as_argocd(deployment(target, None))
+    await operators.drive(
+        operator,
+        key,
+        lambda status: is_promoted(status) and status["selected"]["name"] == "next-int4",
+        admin=admin,
+    )

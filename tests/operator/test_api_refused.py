@@ -6,52 +6,44 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from apilevel import operators, setup
+from apilevel import setup
 from apilevel.setup import SERVICE_ACCOUNTS
 
-from saffron_dev.controlplane import ControlPlane
 from saffron_operator.act import act
-from saffron_operator.client import Cluster, load_configuration
+from saffron_operator.client import Cluster
 from saffron_operator.decision import Decision, Event, EventType
 from saffron_operator.errors import ApiError
 from saffron_operator.reading import meta
+from saffron_operator.reconcile import Reconciler
 from saffron_operator.resources import EVENTS, JOBS, QUANTIZED_MODELS
 
 TOO_LITTLE = {"requests": {"memory": "16Gi"}, "limits": {"memory": "8Gi"}}
 
 
 async def test_a_job_that_the_api_server_refuses_is_told_until_it_is_taken(
-    installed: ControlPlane, served: str, admin: Cluster
+    served: str, admin: Cluster, operator: Reconciler
 ) -> None:
-    async with Cluster(await load_configuration(str(setup.operator_kubeconfig(installed)))) as cluster:
-        operator = operators.reconciler(cluster)
-        key = await setup.begin(admin, served, job={"podTemplate": {"resources": TOO_LITTLE}})
-        for _ in range(3):
-            assert "must be less than or equal to memory limit" in await setup.refused(operator(key))
-        status = await setup.status(admin, key)
-        stalled = setup.condition(status, "Stalled")
-        assert stalled is not None
-        assert stalled[1] == "Refused"
-        assert "must be less than or equal to memory limit" in stalled[2]
-        told = [each["reason"] for each in await admin.list_all(EVENTS, served) if each["regarding"]["name"] == "model"]
-        assert told.count("Refused") == 1
+    key = await setup.begin(admin, served, job={"podTemplate": {"resources": TOO_LITTLE}})
+    for _ in range(3):
+        assert "must be less than or equal to memory limit" in await setup.refused(operator(key))
+    status = await setup.status(admin, key)
+    stalled = setup.condition(status, "Stalled")
+    assert stalled is not None
+    assert stalled[1] == "Refused"
+    assert "must be less than or equal to memory limit" in stalled[2]
+    told = [each["reason"] for each in await admin.list_all(EVENTS, served) if each["regarding"]["name"] == "model"]
+    assert told.count("Refused") == 1
 
-        await admin.send(
-            "PATCH",
-            QUANTIZED_MODELS.path(served, key.name),
-            body={"spec": {"job": {"podTemplate": None}}},
-            content_type="application/merge-patch+json",
-        )
-        assert await operator(key) == 0, "the status still tells what was refused"
-        await operator(key)
-        status = await setup.status(admin, key)
-        assert setup.condition(status, "Stalled") is None
-        assert setup.ready(status)[1] == "Inspecting"
-        assert len(await admin.list_all(JOBS, served)) == 1
+    await setup.edit(admin, QUANTIZED_MODELS, served, key.name, {"spec": {"job": {"podTemplate": None}}})
+    assert await operator(key) == 0, "the status still tells what was refused"
+    await operator(key)
+    status = await setup.status(admin, key)
+    assert setup.condition(status, "Stalled") is None
+    assert setup.ready(status)[1] == "Inspecting"
+    assert len(await admin.list_all(JOBS, served)) == 1
 
 
 WEBHOOKS = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
-MERGE_PATCH = "application/merge-patch+json"
 FAILED = 'failed calling webhook "broken.saffron.test"'
 
 
@@ -96,10 +88,9 @@ async def broken_webhook(admin: Cluster, namespace: str, group: str, resource: s
 
 
 async def _is_asked(admin: Cluster, namespace: str) -> bool:
-    body, trial = {"metadata": {"labels": {"a": "b"}}}, [("dryRun", "All")]
+    trial = {"metadata": {"labels": {"a": "b"}}}
     try:
-        path = SERVICE_ACCOUNTS.path(namespace, "default")
-        await admin.send("PATCH", path, query=trial, body=body, content_type=MERGE_PATCH)
+        await setup.edit(admin, SERVICE_ACCOUNTS, namespace, "default", trial, dry_run=True)
     except ApiError as error:
         return FAILED in error.message
     return False
@@ -111,56 +102,50 @@ async def refusals(admin: Cluster, namespace: str) -> list[tuple[str, str]]:
 
 
 async def test_a_webhook_that_does_not_answer_is_told_until_it_does(
-    installed: ControlPlane, served: str, admin: Cluster
+    served: str, admin: Cluster, operator: Reconciler
 ) -> None:
-    async with Cluster(await load_configuration(str(setup.operator_kubeconfig(installed)))) as cluster:
-        operator = operators.reconciler(cluster)
-        key = await setup.begin(admin, served)
-        async with broken_webhook(admin, served, JOBS.group, JOBS.plural):
-            for _ in range(3):
-                assert FAILED in await setup.refused(operator(key))
-            stalled = setup.condition(await setup.status(admin, key), "Stalled")
-            assert stalled is not None
-            assert stalled[1] == "Refused"
-            assert FAILED in stalled[2]
-            assert await refusals(admin, served) == [("Warning", stalled[2])]
-        assert await operator(key) == 0, "the status still tells what was refused"
-        await operator(key)
-        status = await setup.status(admin, key)
-        assert setup.condition(status, "Stalled") is None
-        assert setup.ready(status)[1] == "Inspecting"
-        assert len(await admin.list_all(JOBS, served)) == 1
+    key = await setup.begin(admin, served)
+    async with broken_webhook(admin, served, JOBS.group, JOBS.plural):
+        for _ in range(3):
+            assert FAILED in await setup.refused(operator(key))
+        stalled = setup.condition(await setup.status(admin, key), "Stalled")
+        assert stalled is not None
+        assert stalled[1] == "Refused"
+        assert FAILED in stalled[2]
+        assert await refusals(admin, served) == [("Warning", stalled[2])]
+    assert await operator(key) == 0, "the status still tells what was refused"
+    await operator(key)
+    status = await setup.status(admin, key)
+    assert setup.condition(status, "Stalled") is None
+    assert setup.ready(status)[1] == "Inspecting"
+    assert len(await admin.list_all(JOBS, served)) == 1
 
 
 async def test_a_status_that_a_webhook_keeps_from_being_written_is_told_by_one_event(
-    installed: ControlPlane, served: str, admin: Cluster
+    served: str, admin: Cluster, operator: Reconciler
 ) -> None:
-    async with Cluster(await load_configuration(str(setup.operator_kubeconfig(installed)))) as cluster:
-        operator = operators.reconciler(cluster)
-        key = await setup.begin(admin, served)
-        async with broken_webhook(admin, served, QUANTIZED_MODELS.group, f"{QUANTIZED_MODELS.plural}/status"):
-            for _ in range(3):
-                assert FAILED in await setup.refused(operator(key))
-            ((kind, note),) = await refusals(admin, served)
-            assert kind == "Warning"
-            assert note.startswith("The API server does not take the status (PATCH ")
-            assert FAILED in note
-            assert await admin.list_all(JOBS, served) == []
-        await operator(key)
-        assert setup.ready(await setup.status(admin, key))[0] == "False"
+    key = await setup.begin(admin, served)
+    async with broken_webhook(admin, served, QUANTIZED_MODELS.group, f"{QUANTIZED_MODELS.plural}/status"):
+        for _ in range(3):
+            assert FAILED in await setup.refused(operator(key))
+        ((kind, note),) = await refusals(admin, served)
+        assert kind == "Warning"
+        assert note.startswith("The API server does not take the status (PATCH ")
+        assert FAILED in note
+        assert await admin.list_all(JOBS, served) == []
+    await operator(key)
+    assert setup.ready(await setup.status(admin, key))[0] == "False"
 
 
 async def test_an_event_that_is_refused_keeps_nothing_from_being_done_or_told(
-    installed: ControlPlane, served: str, admin: Cluster
+    served: str, admin: Cluster, operator: Reconciler
 ) -> None:
-    async with Cluster(await load_configuration(str(setup.operator_kubeconfig(installed)))) as cluster:
-        operator = operators.reconciler(cluster)
-        key = await setup.begin(admin, served)
-        async with broken_webhook(admin, served, EVENTS.group, EVENTS.plural):
-            for _ in range(3):
-                await operator(key)
-                assert setup.ready(await setup.status(admin, key)) == ("False", "Inspecting")
-        assert len(await admin.list_all(JOBS, served)) == 1
+    key = await setup.begin(admin, served)
+    async with broken_webhook(admin, served, EVENTS.group, EVENTS.plural):
+        for _ in range(3):
+            await operator(key)
+            assert setup.ready(await setup.status(admin, key)) == ("False", "Inspecting")
+    assert len(await admin.list_all(JOBS, served)) == 1
 
 
 @pytest.mark.parametrize("letter", ["a", "é", "名", "🌸"], ids=["1 byte", "2 bytes", "3 bytes", "4 bytes"])

@@ -8,7 +8,8 @@ import pytest
 from apilevel import operators, setup
 
 from saffron_dev.controlplane import ControlPlane
-from saffron_operator.client import Cluster, load_configuration
+from saffron_operator.client import Cluster
+from saffron_operator.reconcile import Reconciler
 from saffron_operator.resources import DEPLOYMENTS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "rollout.md"
@@ -27,17 +28,15 @@ def has(reason: str) -> Callable[[Mapping[str, Any]], bool]:
 
 @pytest.mark.usefixtures("kubelet")
 async def test_the_documented_patch_leaves_nothing_of_ours_and_saffron_leaves_it_at_that(
-    installed: ControlPlane, served: str, admin: Cluster
+    installed: ControlPlane, served: str, admin: Cluster, operator: Reconciler
 ) -> None:
-    async with Cluster(await load_configuration(str(setup.operator_kubeconfig(installed)))) as cluster:
-        operator = operators.reconciler(cluster)
-        key = await setup.begin(admin, served)
-        before = await admin.get(DEPLOYMENTS, served, "server")
-        await operators.drive(operator, key, has("Promoted"), admin=admin)
-        patch = ("--namespace", served, "patch", "deployment", "server", "--patch", documented_patch())
-        setup.kubectl(installed, *patch)
-        await operators.drive(operator, key, has("TargetDrift"), admin=admin)
-        after = await admin.get(DEPLOYMENTS, served, "server")
-        assert before is not None
-        assert after is not None
-        assert after["spec"]["template"] == before["spec"]["template"]
+    key = await setup.begin(admin, served)
+    before = await admin.get(DEPLOYMENTS, served, "server")
+    await operators.drive(operator, key, has("Promoted"), admin=admin)
+    patch = ("--namespace", served, "patch", "deployment", "server", "--patch", documented_patch())
+    setup.kubectl(installed, *patch)
+    await operators.drive(operator, key, has("TargetDrift"), admin=admin)
+    after = await admin.get(DEPLOYMENTS, served, "server")
+    assert before is not None
+    assert after is not None
+    assert after["spec"]["template"] == before["spec"]["template"]

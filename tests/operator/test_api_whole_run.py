@@ -79,12 +79,7 @@ async def test_from_apply_to_promoted(installed: ControlPlane, served: str, admi
         await asyncio.sleep(3)  # Kubernetes' own controllers have their last word about the pods that ended
         before = {each["metadata"]["uid"]: each["metadata"]["resourceVersion"] for each in await objects(admin, served)}
         touched = {"metadata": {"labels": {"touched": "yes"}}}
-        await admin.send(
-            "PATCH",
-            JOBS.path(served, jobs[0]["metadata"]["name"]),
-            body=touched,
-            content_type="application/merge-patch+json",
-        )
+        await setup.edit(admin, JOBS, served, jobs[0]["metadata"]["name"], touched)
         await asyncio.sleep(3)
         after = {each["metadata"]["uid"]: each["metadata"]["resourceVersion"] for each in await objects(admin, served)}
         assert {uid for uid in after if before.get(uid) != after[uid]} == {jobs[0]["metadata"]["uid"]}

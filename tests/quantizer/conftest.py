@@ -13,6 +13,7 @@ import pytest
 import tokenizers
 import torch
 import transformers
+from tinymodels.checkpoints import checkpoint_of
 from tinymodels.configs import SPECIAL, TINY
 
 from saffron_api.candidate import CandidateSpec, Method, Scheme
@@ -73,6 +74,14 @@ def speaking_model(tiny_model: TinyModel, tmp_path_factory: pytest.TempPathFacto
     transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, **named, additional_special_tokens=others, chat_template=CHAT_TEMPLATE
     ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def speaking_checkpoint(speaking_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the speaking model in 4 bits."""
+    folder = tmp_path_factory.mktemp("speaking-checkpoint") / "int4"
+    checkpoint_of(speaking_model, CandidateSpec(method=Method.RTN, scheme=Scheme.W4A16, group_size=32), folder)
     return folder
 
 

@@ -1,9 +1,10 @@
 """A candidate against the original's distributions: as by the definitions in float64, from one model's logits."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 import torch
+from tinymodels.head import Head
 
 from saffron_api.failures import Failure, FailureReason, StageError
 from saffron_quantizer.evaluation import vocabulary
@@ -16,33 +17,6 @@ from saffron_quantizer.evaluation.distributions import (
 from saffron_quantizer.evaluation.divergence import Scored, compare_tokens
 from saffron_quantizer.evaluation.vocabulary import weighted_rows
 from saffron_quantizer.progress import ignore
-
-
-@dataclass
-class Head:
-    """The part of a ModelStream that turns hidden states into logits."""
-
-    head: torch.Tensor
-    softcap: float | None = None
-
-    @property
-    def vocab_size(self):
-        return len(self.head)
-
-    @property
-    def dtype(self):
-        return self.head.dtype
-
-    @property
-    def device(self):
-        return self.head.device
-
-    @property
-    def caps_logits(self):
-        return self.softcap is not None
-
-    def cap(self, logits):
-        return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
 
 
 def make(tokens=7, words=50, hidden=16, *, scale=1.0, dtype=torch.float32, softcap=None, distance=0.3):

@@ -1,37 +1,13 @@
 """The figures of tokens, against their definitions in float64 over the whole vocabulary at once."""
 
-from dataclasses import dataclass
-
 import pytest
 import torch
+from tinymodels.head import Head
 
 from saffron_api.failures import Failure, FailureReason, StageError
 from saffron_quantizer.evaluation import vocabulary
 from saffron_quantizer.evaluation.divergence import Scored, compare_tokens
 from saffron_quantizer.progress import ignore
-
-
-@dataclass
-class Head:
-    """The part of a ModelStream that turns hidden states into logits."""
-
-    head: torch.Tensor
-    softcap: float | None = None
-
-    @property
-    def vocab_size(self):
-        return len(self.head)
-
-    @property
-    def dtype(self):
-        return self.head.dtype
-
-    @property
-    def device(self):
-        return self.head.device
-
-    def cap(self, logits):
-        return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
 
 
 def make(tokens=7, words=50, hidden=16, *, scale=1.0, dtype=torch.float32, softcap=None, seed=0):

@@ -9,9 +9,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
-from tinymodels.checkpoints import checkpoint_of
 
-from saffron_api.candidate import CandidateSpec, Method, Scheme
 from saffron_api.failures import FailureReason, StageError
 from saffron_api.quantized_model import Gates, UpperLimit, Verdict
 from saffron_api.results import FigureName
@@ -25,14 +23,6 @@ from saffron_quantizer.progress import ignore
 from saffron_quantizer.report import finished_report, judged, to_json
 
 SECRET = "w17 w23"
-
-
-@pytest.fixture(scope="module")
-def checkpoint(speaking_model, tmp_path_factory):
-    out = tmp_path_factory.mktemp("checkpoint") / "int4"
-    spec = CandidateSpec(method=Method.RTN, scheme=Scheme.W4A16, group_size=32)
-    checkpoint_of(speaking_model, spec, out)
-    return out
 
 
 @dataclass
@@ -64,8 +54,8 @@ class Served:
 
 
 @pytest.fixture
-def served(checkpoint):
-    return Served(ModelStream.open(checkpoint))
+def served(speaking_checkpoint):
+    return Served(ModelStream.open(speaking_checkpoint))
 
 
 @pytest.fixture
@@ -112,11 +102,11 @@ def gate_set(conversations):
 
 
 @pytest.fixture
-def request_(speaking_model, checkpoint, engine):
+def request_(speaking_model, speaking_checkpoint, engine):
     return EvaluateRequest(
         original=speaking_model,
         model_digest=model_digest(speaking_model, hash_cache=None),
-        candidate=checkpoint,
+        candidate=speaking_checkpoint,
         sequences=gate_set(35),
         baseline=None,
         confidence=0.95,

@@ -25,14 +25,6 @@ from saffron_quantizer.progress import ignore
 from saffron_quantizer.report import finished_report, judged
 
 
-@pytest.fixture(scope="module")
-def checkpoint(speaking_model, tmp_path_factory):
-    out = tmp_path_factory.mktemp("checkpoint") / "int4"
-    spec = CandidateSpec(method=Method.RTN, scheme=Scheme.W4A16, group_size=32)
-    checkpoint_of(speaking_model, spec, out)
-    return out
-
-
 def gate_set(conversations):
     """Conversations of several lengths, every third with two sequences, scored from different places."""
     torch.manual_seed(0)
@@ -45,11 +37,11 @@ def gate_set(conversations):
 
 
 @pytest.fixture
-def request_(speaking_model, checkpoint):
+def request_(speaking_model, speaking_checkpoint):
     return EvaluateRequest(
         original=speaking_model,
         model_digest=model_digest(speaking_model, hash_cache=None),
-        candidate=checkpoint,
+        candidate=speaking_checkpoint,
         sequences=gate_set(40),
         baseline=None,
         confidence=0.95,

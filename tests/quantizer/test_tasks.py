@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from tinymodels.checkpoints import checkpoint_of
 
-from saffron_api.candidate import CandidateSpec, Method, Scheme
 from saffron_api.failures import StageError
 from saffron_quantizer.checkpoint.identity import model_digest
 from saffron_quantizer.cli.table import report_text
@@ -61,21 +59,13 @@ def tasks(tmp_path):
     return folder
 
 
-@pytest.fixture(scope="module")
-def checkpoint(speaking_model, tmp_path_factory):
-    out = tmp_path_factory.mktemp("checkpoint") / "int4"
-    spec = CandidateSpec(method=Method.RTN, scheme=Scheme.W4A16, group_size=32)
-    checkpoint_of(speaking_model, spec, out)
-    return out
-
-
 @pytest.fixture
-def request_(speaking_model, checkpoint, tasks):
+def request_(speaking_model, speaking_checkpoint, tasks):
     sequences = [TokenSequence((1, *range(7 + n, 12 + n)), (1, 6), f"c{n}") for n in range(3)]
     return EvaluateRequest(
         original=speaking_model,
         model_digest=model_digest(speaking_model, hash_cache=None),
-        candidate=checkpoint,
+        candidate=speaking_checkpoint,
         sequences=sequences,
         baseline=None,
         confidence=0.95,

@@ -161,6 +161,15 @@ async def create(cluster: Cluster, resource: Resource, manifest: Object) -> Obje
     return await cluster.create(resource, manifest["metadata"]["namespace"], manifest, manager="author")
 
 
+async def edit(
+    cluster: Cluster, resource: Resource, namespace: str, name: str, change: Object, *, dry_run: bool = False
+) -> Object:
+    """Change fields of an object, as `kubectl patch --type=merge` does; None takes one away."""
+    query = [("dryRun", "All")] if dry_run else []
+    path = resource.path(namespace, name)
+    return await cluster.send("PATCH", path, query=query, body=change, content_type="application/merge-patch+json")
+
+
 async def begin(cluster: Cluster, namespace: str, **changes: Any) -> Key:
     """Create a model server and a QuantizedModel for it."""
     await create(cluster, DEPLOYMENTS, server(namespace))
@@ -188,6 +197,12 @@ def ready(status: Mapping[str, Any]) -> tuple[str, str]:
     """Return status and reason of Ready, both empty where it is not there yet."""
     found = condition(status, "Ready")
     return ("", "") if found is None else found[:2]
+
+
+def message(status: Mapping[str, Any]) -> str:
+    """Return the message of Ready, empty where it is not there yet."""
+    found = condition(status, "Ready")
+    return "" if found is None else found[2]
 
 
 async def refused(call: Any) -> str:
