@@ -14,6 +14,9 @@ from saffron_api.model import Rule
 
 _SEGMENT = r"[A-Za-z0-9_-][A-Za-z0-9._-]*"
 _PATH = rf"{_SEGMENT}(/{_SEGMENT})*"
+_PATH_WORDS = (
+    "letters a to z and A to Z, digits, '.', '_', '-' and '/', with no segment that is empty or starts with a dot"
+)
 _LABEL = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?"
 _SUBDOMAIN = r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?"
 
@@ -31,15 +34,15 @@ def matches(pattern: str, message: str) -> Rule:
 RelativePath = Annotated[
     str,
     StringConstraints(min_length=1, max_length=256),
-    matches(_PATH, "must be a relative path such as a/b, with no segment that is empty or starts with a dot"),
+    matches(_PATH, f"must be a relative path such as a/b: {_PATH_WORDS}"),
 ]
 ClaimUri = Annotated[
     str,
     StringConstraints(max_length=320),
     matches(
         rf"pvc://[a-z0-9]([a-z0-9.-]{{0,61}}[a-z0-9])?/{_PATH}",
-        "must be pvc://CLAIM/PATH: a claim in this namespace and a path in it with no segment that is empty or starts "
-        "with a dot",
+        "must be pvc://CLAIM/PATH: a claim in this namespace, of at most 63 lower-case letters, digits, '-' and '.', "
+        f"and a path in it, of {_PATH_WORDS}",
     ),
 ]
 DnsLabel = Annotated[

@@ -60,7 +60,10 @@ def _shown(at: str) -> str:
 STEP, RUN = "spec/rollout/steps", "spec/job"
 CANDIDATE = {"name": "x", "method": "RTN", "scheme": "W8A8"}
 GPTQ = {"name": "x", "method": "GPTQ", "scheme": "W4A16"}
-PATH_WORDS = ("pvc://CLAIM/PATH", "no segment that is empty or starts with a dot")
+PATH_LETTERS = (
+    "letters a to z and A to Z, digits, '.', '_', '-' and '/', with no segment that is empty or starts with a dot"
+)
+PATH_WORDS = ("pvc://CLAIM/PATH", PATH_LETTERS)
 PAUSE_WORDS = ("a duration such as 30s, 10m or 1h30m, from 1s to 168h",)
 CLAIM_WORDS = ("must be another claim", "must not see samples")
 
@@ -159,10 +162,17 @@ TABLE = {
         "spec/storage/checkpoints/path", "/saffron", ("must be a relative path such as a/b",)
     ),
     "a folder that goes up": Bad("spec/storage/checkpoints/path", "a/../b", ("must be a relative path such as a/b",)),
+    "a folder with letters of another alphabet": Bad("spec/storage/checkpoints/path", "saffrón", (PATH_LETTERS,)),
     "a model from the internet": Bad("spec/model/uri", "hf://google/gemma-3-270m", PATH_WORDS),
     "a model that goes up": Bad("spec/model/uri", "pvc://models/../secrets", PATH_WORDS),
     "a model with an empty segment": Bad("spec/model/uri", "pvc://models//gemma", PATH_WORDS),
     "a model with no path": Bad("spec/model/uri", "pvc://models", PATH_WORDS),
+    "a model with letters of another alphabet": Bad("spec/model/uri", "pvc://models/模型/gemma", PATH_WORDS),
+    "a model on a claim in capitals": Bad(
+        "spec/model/uri", "pvc://Models/gemma", ("at most 63 lower-case letters, digits, '-' and '.'",)
+    ),
+    "a data set with an accent": Bad("spec/data/source/dataset/uri", "pvc://data/données.jsonl", PATH_WORDS),
+    "a data set with a space": Bad("spec/data/source/dataset/uri", "pvc://data/my prompts.jsonl", PATH_WORDS),
     "a model with a line break": Bad("spec/model/uri", "pvc://models/gemma\n", PATH_WORDS),
     "a data set with a dot segment": Bad("spec/data/source/dataset/uri", "pvc://data/./prompts.jsonl", PATH_WORDS),
     "no source of data": Bad("spec/data/source", {}, ("Required value",), "spec.data.source.dataset"),
