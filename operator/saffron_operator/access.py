@@ -5,10 +5,12 @@ Tried once before the watches begin, for a watch that is refused is refused in t
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from saffron_operator.client import Cluster
 from saffron_operator.errors import ApiError, RestartError, StartError
+from saffron_operator.queue import Key
+from saffron_operator.resources import QUANTIZED_MODELS
 from saffron_operator.triggers import WATCHED
 from saffron_operator.watches import WatchAges
 
@@ -36,14 +38,21 @@ async def readable(cluster: Cluster, namespaces: Sequence[str]) -> tuple[str, ..
     return found
 
 
-async def wait_for_one(cluster: Cluster, namespaces: Sequence[str], *, seconds: float) -> None:
+async def wait_for_one(
+    cluster: Cluster, namespaces: Sequence[str], look_at: Callable[[Key], None], *, seconds: float
+) -> None:
     """Return never; look from time to time whether a namespace that was left out can be read by now.
+
+    Args:
+        cluster: Where.
+        namespaces: Those that were left out.
+        look_at: Called each time with the QuantizedModels in them that can be read: they are to tell what can't be.
+        seconds: From one look to the next.
 
     Raises:
         RestartError: One can be. What is watched is fixed for the life of a process.
     """
     while True:
-        await asyncio.sleep(seconds)
         for namespace in namespaces:
             try:
                 problem = await _problem(cluster, namespace)
@@ -53,6 +62,18 @@ async def wait_for_one(cluster: Cluster, namespaces: Sequence[str], *, seconds: 
                 continue
             if problem is None:
                 raise RestartError(f"The namespace {namespace} can be read by now; the next start serves it, too.")
+            for key in await _quantized_models(cluster, namespace):
+                look_at(key)
+        await asyncio.sleep(seconds)
+
+
+async def _quantized_models(cluster: Cluster, namespace: str) -> Sequence[Key]:
+    """Return the QuantizedModels of a namespace; none where they can't be read either, as if it is gone."""
+    try:
+        found = await cluster.list_all(QUANTIZED_MODELS, namespace, only_metadata=True)
+    except ApiError:
+        return ()
+    return [Key(namespace, each["metadata"]["name"]) for each in found]
 
 
 async def end_when_lost(ages: WatchAges) -> None:

@@ -126,7 +126,7 @@ class _Parts:
             tasks.create_task(triggers.run(self._configuration, namespaces, self._ages, self.queue.add))
             tasks.create_task(access.end_when_lost(self._ages))
             if left_out:
-                tasks.create_task(access.wait_for_one(self._cluster, left_out, seconds=RESYNC_SECONDS))
+                tasks.create_task(access.wait_for_one(self._cluster, left_out, self.queue.add, seconds=RESYNC_SECONDS))
 
     async def _resync(self, namespaces: tuple[str, ...]) -> None:
         while True:

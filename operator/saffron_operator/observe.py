@@ -14,9 +14,17 @@ from saffron_api.quantized_model import QuantizedModelSpec, QuantizedModelStatus
 from saffron_operator import names, reading
 from saffron_operator import target as targets
 from saffron_operator.client import Cluster, Object
-from saffron_operator.errors import ApiError
+from saffron_operator.errors import ApiError, RefusedError
 from saffron_operator.metrics import StageSeconds
-from saffron_operator.observed import CanaryObserved, JobObserved, Memory, Observed, TargetObserved
+from saffron_operator.observed import (
+    CanaryObserved,
+    JobObserved,
+    Memory,
+    Observed,
+    ResourceMeta,
+    SpecError,
+    TargetObserved,
+)
 from saffron_operator.queue import Key
 from saffron_operator.resources import AUTOSCALERS, DEPLOYMENTS, JOBS, PODS, QUANTIZED_MODELS, SCALED_OBJECTS
 
@@ -40,19 +48,37 @@ class Seen:
     stages: tuple[StageSeconds, ...]
 
 
-async def observe(cluster: Cluster, key: Key, *, quantizer_image: str) -> Seen | None:
+@dataclass(frozen=True)
+class Unseen:
+    """A QuantizedModel, where the API server refuses to show what belongs to it.
+
+    Attributes:
+        status: As in `Seen`.
+        error: What the API server said.
+    """
+
+    meta: ResourceMeta
+    spec: QuantizedModelSpec | SpecError
+    status: QuantizedModelStatus | None
+    error: RefusedError
+
+
+async def observe(cluster: Cluster, key: Key, *, quantizer_image: str) -> Seen | Unseen | None:
     """Read one QuantizedModel and all that belongs to it; None where it is gone.
 
     Raises:
-        ApiError: A read failed.
+        ApiError: A read failed otherwise than by a refusal, or the QuantizedModel itself can't be read.
     """
     resource = await cluster.get(QUANTIZED_MODELS, key.namespace, key.name)
     if resource is None:
         return None
-    spec, status = reading.spec(resource), _status(resource, key)
-    jobs, rollout = await asyncio.gather(_jobs(cluster, key, resource), _rollout(cluster, resource, spec))
+    meta, spec, status = reading.meta(resource), reading.spec(resource), _status(resource, key)
+    try:
+        jobs, rollout = await asyncio.gather(_jobs(cluster, key, resource), _rollout(cluster, resource, spec))
+    except RefusedError as error:
+        return Unseen(meta, spec, status, error)
     observed = Observed(
-        meta=reading.meta(resource),
+        meta=meta,
         spec=spec,
         memory=Memory.of(status) if status is not None else Memory(),
         quantizer_image=quantizer_image,

@@ -6,13 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
+from saffron_api.quantized_model import QuantizedModelStatus
 from saffron_operator.act import act, describe
 from saffron_operator.client import Cluster
-from saffron_operator.decide import decide
+from saffron_operator.decide import decide, unseen
 from saffron_operator.decision import Decision
 from saffron_operator.errors import ApiError, ConflictError, RefusedError
-from saffron_operator.metrics import Metrics
-from saffron_operator.observe import Seen, observe
+from saffron_operator.metrics import Metrics, StageSeconds
+from saffron_operator.observe import Unseen, observe
+from saffron_operator.observed import ResourceMeta
 from saffron_operator.queue import Key
 
 log = logging.getLogger(__name__)
@@ -66,6 +68,10 @@ class Reconciler:
             self.refused.pop(key, None)
             self.attending.pop(key, None)
             return None
+        if isinstance(seen, Unseen):
+            told = unseen(seen.meta, seen.spec, seen.status, str(seen.error), self.now())
+            await self._act(key, seen.meta, seen.status, told)
+            raise seen.error
         clock = self.clock()
         attended = timedelta(seconds=clock - self.attending.setdefault(key, clock))
         decision = decide(replace(seen.observed, refused=self.refused.get(key), attended=attended), self.now())
@@ -74,23 +80,27 @@ class Reconciler:
         if decision.actions:
             acts = "; ".join(describe(decision.actions))
             log.info("acting", extra={"fields": {"key": "/".join(key), "acts": acts}})
-        try:
-            await act(
-                self.cluster,
-                seen.observed.meta,
-                seen.status,
-                decision,
-                instance=self.instance,
-                refused=self.refused.get(key),
-            )
-        except RefusedError as error:
-            self.refused[key] = str(error)
-            self._show(key, seen, decision)
-            raise
-        self._show(key, seen, decision)
+        await self._act(key, seen.observed.meta, seen.status, decision, seen.stages)
         # What is no longer refused is still told; the next pass takes that back.
         return decision.requeue_after if self.refused.pop(key, None) is None else 0.0
 
-    def _show(self, key: Key, seen: Seen, decision: Decision) -> None:
+    async def _act(
+        self,
+        key: Key,
+        meta: ResourceMeta,
+        before: QuantizedModelStatus | None,
+        decision: Decision,
+        stages: tuple[StageSeconds, ...] = (),
+    ) -> None:
+        refused = self.refused.get(key)
+        try:
+            await act(self.cluster, meta, before, decision, instance=self.instance, refused=refused)
+        except RefusedError as error:
+            self.refused[key] = str(error)
+            self._show(key, decision, stages)
+            raise
+        self._show(key, decision, stages)
+
+    def _show(self, key: Key, decision: Decision, stages: tuple[StageSeconds, ...]) -> None:
         if decision.status is not None:
-            self.metrics.show(key, decision.status, seen.stages)
+            self.metrics.show(key, decision.status, stages)

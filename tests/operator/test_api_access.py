@@ -40,7 +40,7 @@ async def test_a_namespace_that_is_taken_away_makes_it_start_anew(installed: Con
 
 async def test_a_namespace_that_opts_in_later_makes_it_start_anew(installed: ControlPlane, granted: Cluster) -> None:
     late = f"late-{uuid.uuid4().hex[:8]}"
-    waiting = asyncio.create_task(access.wait_for_one(granted, ("gone", late), seconds=0.2))
+    waiting = asyncio.create_task(access.wait_for_one(granted, ("gone", late), pytest.fail, seconds=0.2))
     await asyncio.sleep(1)
     assert not waiting.done()
     setup.kubectl(installed, "create", "namespace", late)

@@ -4,5 +4,6 @@ Here belongs every rule about stages, gates, steps and conditions, each in the f
 """
 
 from saffron_operator.decide.passes import decide
+from saffron_operator.decide.unseen import unseen
 
-__all__ = ["decide"]
+__all__ = ["decide", "unseen"]
