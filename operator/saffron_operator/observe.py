@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pydantic import ValidationError
 
 from saffron_api.quantized_model import QuantizedModelSpec, QuantizedModelStatus
-from saffron_operator import names, reading
+from saffron_operator import job_reading, names, reading
 from saffron_operator import target as targets
 from saffron_operator.client import Cluster, Object
 from saffron_operator.errors import ApiError, RefusedError
@@ -26,7 +26,7 @@ from saffron_operator.observed import (
     TargetObserved,
 )
 from saffron_operator.queue import Key
-from saffron_operator.resources import AUTOSCALERS, DEPLOYMENTS, JOBS, PODS, QUANTIZED_MODELS, SCALED_OBJECTS
+from saffron_operator.resources import AUTOSCALERS, DEPLOYMENTS, EVENTS, JOBS, PODS, QUANTIZED_MODELS, SCALED_OBJECTS
 
 log = logging.getLogger(__name__)
 
@@ -118,13 +118,24 @@ async def _jobs(cluster: Cluster, key: Key, resource: Object) -> _Jobs:
     # After the Jobs: one that is complete by now must not be looked at with a pod that still runs, as if it had ended
     # without a word.
     pods = await cluster.list_all(PODS, key.namespace, labels=ours)
+    lacking = [each for each in jobs if job_reading.lacks_pods(each, pods)]
+    events = await asyncio.gather(*(_unmade_pods(cluster, key.namespace, each["metadata"]["uid"]) for each in lacking))
+    told = {each["metadata"]["uid"]: found for each, found in zip(lacking, events, strict=True)}
     foreign = [each["metadata"] for each in unlabelled if each["metadata"]["name"].startswith(f"{key.name}-")]
-    seconds = (reading.stage_seconds(each) for each in jobs)
+    seconds = (job_reading.stage_seconds(each) for each in jobs)
     return _Jobs(
-        (*(reading.job(each, pods, resource) for each in jobs), *(reading.foreign_job(each) for each in foreign)),
-        reading.leaving(jobs, pods),
+        (
+            *(job_reading.job(each, pods, told.get(each["metadata"]["uid"], ()), resource) for each in jobs),
+            *(job_reading.foreign_job(each) for each in foreign),
+        ),
+        job_reading.leaving(jobs, pods),
         tuple(each for each in seconds if each is not None),
     )
+
+
+async def _unmade_pods(cluster: Cluster, namespace: str, job: str) -> Sequence[Object]:
+    """Return the events that tell why pods of the Job of this uid could not be made: no condition of a Job does."""
+    return await cluster.list_all(EVENTS, namespace, fields=f"regarding.uid={job},reason=FailedCreate")
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ class Waiting:
         reason: In Kubernetes' words: ErrImagePull, ImagePullBackOff, InvalidImageName, CreateContainerConfigError,
             CrashLoopBackOff, Unschedulable, FailedCreate ...
         message: The sentence beside it, possibly empty. Never a word from a pod's log.
-        since: When the pod was given a node; until then, when it was made, or first could not be.
+        since: When the pod was given a node; until then, when it was made, or could not be.
     """
 
     reason: str
@@ -134,6 +134,7 @@ class JobObserved:
         deleting: It is being deleted, or is about to be since the QuantizedModel that made it is gone.
         stage: Of the label, or None where it is missing or unknown. The same for `candidate`.
         owner_uid: Of the controlling owner.
+        waiting: Why it has not all of its pods, or they don't start.
         result: Of `saffron.dev/result`, if that is there and readable; else what the last pod to end left in its
             termination message; None where there is nothing readable. May be a `FailureResult`.
         kept: `result` stands in the annotation, so that it outlives the pod.
@@ -148,6 +149,7 @@ class JobObserved:
     stage: Stage | None
     candidate: str | None
     phase: JobPhase
+    created: datetime
     deleting: bool = False
     waiting: Waiting | None = None
     result: StageResult | None = None

@@ -1,4 +1,4 @@
-"""From what the API server says to what `decide` looks at: pure, one function a kind.
+"""From what the API server says to what `decide` looks at: pure, one function a kind. Jobs are read by `job_reading`.
 
 A field that Kubernetes leaves out until it has something to say reads as its zero.
 """
@@ -8,16 +8,10 @@ from datetime import datetime
 
 from pydantic import ValidationError
 
-from saffron_api.failures import OTHER_RANKS
 from saffron_api.quantized_model import KIND, QuantizedModelSpec
-from saffron_api.results import FailureResult, Stage, StageResult, decode
 from saffron_operator import names
-from saffron_operator.metrics import StageSeconds
 from saffron_operator.observed import (
     CanaryObserved,
-    JobFailure,
-    JobObserved,
-    JobPhase,
     Json,
     ResourceMeta,
     SpecError,
@@ -28,8 +22,6 @@ from saffron_operator.observed import (
 )
 
 _PULL_FAILED = "ErrImagePull"
-_KILLED = 137
-"""128 + SIGKILL: what the kernel's memory limit leaves behind."""
 
 
 def meta(resource: Json) -> ResourceMeta:
@@ -57,73 +49,6 @@ def spec(resource: Json) -> QuantizedModelSpec | SpecError:
         return SpecError(f"{path}: {first['msg']}")
 
 
-def job(manifest: Json, pods: Sequence[Json], resource: Json) -> JobObserved:
-    """Return a Job of ours.
-
-    Args:
-        manifest: The Job.
-        pods: At least all pods that it owns.
-        resource: The QuantizedModel. What an earlier one of its name owns is about to be deleted.
-    """
-    data = manifest["metadata"]
-    annotations, labels = data.get("annotations", {}), data.get("labels", {})
-    own = [pod for pod in pods if _controller(pod["metadata"]) == data["uid"]]
-    phase = _job_phase(manifest, own)
-    failed = condition(manifest, "Failed")
-    kept = _decoded(annotations.get(names.RESULT_ANNOTATION, ""))
-    return JobObserved(
-        name=data["name"],
-        uid=data["uid"],
-        owner_uid=_controller(data),
-        key=annotations.get(names.KEY_ANNOTATION, ""),
-        run=annotations.get(names.RUN_ANNOTATION, ""),
-        attempt=_attempt(annotations.get(names.ATTEMPT_ANNOTATION, "")),
-        stage=_stage(labels.get(names.STAGE_LABEL)),
-        candidate=labels.get(names.CANDIDATE_LABEL),
-        phase=phase,
-        deleting="deletionTimestamp" in data or _is_left(data, resource["metadata"]["name"], [resource]),
-        waiting=trouble(own) if phase is JobPhase.PENDING else None,
-        result=kept or _result(own),
-        kept=kept is not None,
-        failure=JobFailure(failed["reason"], failed.get("message", ""), _out_of_memory(own))
-        if phase is JobPhase.FAILED and failed is not None
-        else None,
-    )
-
-
-def leaving(manifests: Sequence[Json], pods: Sequence[Json]) -> dict[str, str]:
-    """Return the pods that have not ended though their Jobs are gone, by the names of these.
-
-    Args:
-        manifests: The Jobs that are there.
-        pods: Those with our labels.
-    """
-    there = {each["metadata"]["uid"] for each in manifests}
-    return {
-        pod["metadata"]["labels"][names.JOB_LABEL]: pod["metadata"]["name"]
-        for pod in pods
-        if names.JOB_LABEL in pod["metadata"]["labels"]
-        and _controller(pod["metadata"]) not in there
-        and pod.get("status", {}).get("phase") not in {"Succeeded", "Failed"}
-    }
-
-
-def foreign_job(data: Json) -> JobObserved:
-    """Return a Job without our labels, of which only the metadata were read: its name is all that matters."""
-    return JobObserved(
-        name=data["name"],
-        uid=data["uid"],
-        owner_uid=_controller(data),
-        key="",
-        run="",
-        attempt=1,
-        stage=None,
-        candidate=None,
-        phase=JobPhase.QUEUED,
-        deleting="deletionTimestamp" in data,
-    )
-
-
 def canary(deployment: Json, pods: Sequence[Json], models: Sequence[Json]) -> CanaryObserved:
     """Return the Deployment that bears a canary's name.
 
@@ -136,7 +61,7 @@ def canary(deployment: Json, pods: Sequence[Json], models: Sequence[Json]) -> Ca
     return CanaryObserved(
         name=data["name"],
         uid=data["uid"],
-        owner_uid=_controller(data),
+        owner_uid=controller(data),
         replicas=deployment["spec"]["replicas"],
         total=status.get("replicas", 0),
         ready=status.get("readyReplicas", 0),
@@ -144,22 +69,9 @@ def canary(deployment: Json, pods: Sequence[Json], models: Sequence[Json]) -> Ca
         current=is_current(deployment),
         digest=_overlay(deployment["spec"]["template"]).rpartition("/")[2],
         template_hash=data.get("annotations", {}).get(names.TEMPLATE_ANNOTATION, ""),
-        deleting="deletionTimestamp" in data or _is_left(data, None, models),
+        deleting="deletionTimestamp" in data or is_left(data, None, models),
         deadline_exceeded=_deadline_exceeded(_progressing(deployment)),
         trouble=trouble(pods) or _without_pods(deployment),
-    )
-
-
-def stage_seconds(manifest: Json) -> StageSeconds | None:
-    """Return what a Job took, or None where it has not succeeded."""
-    labels, status = manifest["metadata"].get("labels", {}), manifest.get("status", {})
-    if "completionTime" not in status or "startTime" not in status:
-        return None
-    return StageSeconds(
-        stage=labels.get(names.STAGE_LABEL, ""),
-        candidate=labels.get(names.CANDIDATE_LABEL, ""),
-        seconds=(moment(status["completionTime"]) - moment(status["startTime"])).total_seconds(),
-        ended=status["completionTime"],
     )
 
 
@@ -211,12 +123,13 @@ def _owner(data: Json) -> Json | None:
     return next((owner for owner in owners if owner.get("controller")), None)
 
 
-def _controller(data: Json) -> str | None:
+def controller(data: Json) -> str | None:
+    """Return the uid of the object that controls this one."""
     owner = _owner(data)
     return None if owner is None else owner["uid"]
 
 
-def _is_left(data: Json, name: str | None, living: Sequence[Json]) -> bool:
+def is_left(data: Json, name: str | None, living: Sequence[Json]) -> bool:
     """Return whether an object is what a QuantizedModel has left, of that name if one is given, that lives no more.
 
     The cluster deletes it a moment after its owner.
@@ -227,26 +140,7 @@ def _is_left(data: Json, name: str | None, living: Sequence[Json]) -> bool:
     return owner["uid"] not in {each["metadata"]["uid"] for each in living}
 
 
-def _attempt(text: str) -> int:
-    return int(text) if text.isascii() and text.isdigit() else 1
-
-
-def _stage(text: str | None) -> Stage | None:
-    return Stage(text) if text in set(Stage) else None
-
-
-def _job_phase(manifest: Json, pods: Sequence[Json]) -> JobPhase:
-    if condition(manifest, "Complete"):
-        return JobPhase.SUCCEEDED
-    if condition(manifest, "Failed"):
-        return JobPhase.FAILED
-    phases = {pod.get("status", {}).get("phase") for pod in pods}
-    if "Running" in phases:
-        return JobPhase.RUNNING
-    return JobPhase.PENDING if "Pending" in phases else JobPhase.QUEUED
-
-
-def _containers(pod: Json, state: str) -> Iterator[Json]:
+def containers(pod: Json, state: str) -> Iterator[Json]:
     """Yield each container's state of that name: `waiting`, `running` or `terminated`."""
     status = pod.get("status", {})
     for container in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
@@ -259,7 +153,7 @@ def _waiting(pod: Json) -> Waiting | None:
     scheduled = condition(pod, "PodScheduled") or {}
     since = moment(scheduled.get("lastTransitionTime") or pod["metadata"]["creationTimestamp"])
     # ContainerCreating and PodInitializing are the way of every pod, no trouble.
-    for state in _containers(pod, "waiting"):
+    for state in containers(pod, "waiting"):
         if state.get("reason") not in {None, "ContainerCreating", "PodInitializing"}:
             return Waiting(*_trouble_itself(state["reason"], state.get("message", "")), since)
     told_by = {"Pending": "PodScheduled", "Running": "Ready"}.get(pod.get("status", {}).get("phase", ""))
@@ -276,43 +170,6 @@ def _trouble_itself(reason: str, message: str) -> tuple[str, str]:
     """
     _, back_off, cause = message.partition(f": {_PULL_FAILED}: ")
     return (_PULL_FAILED, cause) if reason == "ImagePullBackOff" and back_off else (reason, message)
-
-
-def _result(pods: Sequence[Json]) -> StageResult | None:
-    """Return what the last pod to end left, or None where it left nothing that can be read.
-
-    One that only lost the others is heard last: it ends after the one that failed, and does not know why.
-    """
-    ended: list[tuple[str, str]] = [
-        (state.get("finishedAt") or "", state.get("message", "")) for pod in pods for state in _ends(pod)
-    ]
-    results = [_decoded(message) for _, message in sorted(ended)]
-    return next((result for result in reversed(results) if not _lost_others(result)), results[-1] if results else None)
-
-
-def _lost_others(result: StageResult | None) -> bool:
-    return isinstance(result, FailureResult) and result.failure.subject == OTHER_RANKS
-
-
-def _decoded(text: str) -> StageResult | None:
-    try:
-        return decode(text)
-    except ValidationError:
-        return None  # a killed container leaves nothing, or a part; `decide` treats both alike
-
-
-def _ends(pod: Json) -> Iterator[Json]:
-    return _containers(pod, "terminated")
-
-
-def _out_of_memory(pods: Sequence[Json]) -> bool:
-    """Whether a container was killed for memory. A pod that had to make room is killed by the same signal."""
-    return any(
-        state.get("reason") == "OOMKilled" or state.get("exitCode") == _KILLED
-        for pod in pods
-        if condition(pod, "DisruptionTarget") is None
-        for state in _ends(pod)
-    )
 
 
 def target(

@@ -14,12 +14,21 @@ from saffron_api.results import Stage
 from saffron_operator import names
 from saffron_operator.decision import DeleteJob
 from saffron_operator.names import job_name
-from saffron_operator.observed import JobObserved, JobPhase
+from saffron_operator.observed import JobObserved, JobPhase, Waiting
 
 
 def foreign(name: str, **changes: Any) -> JobObserved:
     job = JobObserved(
-        name=name, uid="f", owner_uid=None, key="", run="", attempt=1, stage=None, candidate=None, phase=JobPhase.QUEUED
+        name=name,
+        uid="f",
+        owner_uid=None,
+        key="",
+        run="",
+        attempt=1,
+        stage=None,
+        candidate=None,
+        phase=JobPhase.QUEUED,
+        created=builders.START,
     )
     return replace(job, **changes)
 
@@ -199,3 +208,30 @@ def test_no_job_begins_while_a_pod_of_one_that_did_its_work_has_not_ended(attemp
     assert {each.name: each.message for each in world.status.candidates}["gptq-int4"] == said
     world.leaving = {}
     assert world.run().ready == ("True", "CheckpointReady")
+
+
+FULL = Waiting("FailedCreate", "exceeded quota: full", builders.START)
+
+
+def test_a_job_without_a_pod_is_looked_at_again_since_nothing_calls_for_that():
+    world = World()
+    world.step()
+    assert world.step().requeue_after == 10
+    world.now += timedelta(seconds=10)
+    assert (world.step().requeue_after, world.message) == (None, "inspect is queued")
+
+
+@pytest.mark.parametrize(
+    ("phase", "message"),
+    [
+        (JobPhase.QUEUED, "inspect is queued (FailedCreate: exceeded quota: full)"),
+        (JobPhase.PENDING, "inspect waits (FailedCreate: exceeded quota: full)"),
+        (JobPhase.RUNNING, "inspect runs (FailedCreate: exceeded quota: full)"),
+    ],
+)
+def test_a_job_whose_pods_are_not_made_says_why(phase: JobPhase, message: str):
+    world = World()
+    world.step()
+    ((name, job),) = world.jobs.items()
+    world.jobs[name] = replace(job, phase=phase, waiting=FULL)
+    assert (world.step().requeue_after, world.ready, world.message) == (None, ("False", "Inspecting"), message)

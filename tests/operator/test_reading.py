@@ -1,192 +1,14 @@
-"""From the API server's objects to what `decide` looks at."""
+"""From the API server's objects to what `decide` looks at; Jobs have a file of their own."""
 
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from deciding.objects import AT, MADE, PULL, pod
 
-from saffron_api.failures import OTHER_RANKS, Failure, FailureReason
-from saffron_api.results import BaselineResult, FailureResult, Stage, encode
-from saffron_operator import names, reading
-from saffron_operator.observed import JobFailure, JobPhase, TargetProblem, Waiting
+from saffron_operator import job_reading, names, reading
+from saffron_operator.observed import TargetProblem, Waiting
 
-MADE = "2026-01-01T00:00:00Z"
-AT = datetime(2026, 1, 1, tzinfo=UTC)
-LATER = "2026-01-01T00:00:09Z"
-RESULT = BaselineResult(perplexity=12.5, scored_tokens=100)
-DIFFER = FailureResult(failed_stage=Stage.QUANTIZE, failure=Failure(reason=FailureReason.RANKS_DIFFER))
-ALONE = FailureResult(
-    failed_stage=Stage.QUANTIZE, failure=Failure(reason=FailureReason.INPUT_OUTPUT, subject=OTHER_RANKS)
-)
 FACTS = TargetProblem("TargetUnsupported", "for the test")
-
-
-def job(*, conditions: dict[str, str] | None = None, annotations: dict[str, str] | None = None) -> dict[str, Any]:
-    """A Job with conditions (type -> reason), all of them True."""
-    stated = [
-        {"type": kind, "status": "True", "reason": reason, "message": "why"}
-        for kind, reason in (conditions or {}).items()
-    ]
-    return {
-        "metadata": {
-            "name": "m-baseline-12345678",
-            "uid": "job",
-            "labels": {names.STAGE_LABEL: "baseline"},
-            "annotations": {names.KEY_ANNOTATION: "key"} | (annotations or {}),
-            "ownerReferences": [{"kind": "QuantizedModel", "name": "m", "controller": True, "uid": "owner"}],
-        },
-        "status": {"conditions": stated},
-    }
-
-
-def pod(phase: str, state: dict[str, Any] | None = None, *, owner: str = "job", made: str = MADE, **status: Any) -> Any:
-    return {
-        "metadata": {
-            "name": "p",
-            "creationTimestamp": made,
-            "ownerReferences": [{"controller": True, "uid": owner}],
-        },
-        "status": {"phase": phase, "containerStatuses": [{"state": state or {}}], **status},
-    }
-
-
-def ended(code: int, message: str = "", *, at: str = MADE, reason: str = "Error") -> dict[str, Any]:
-    return {"terminated": {"exitCode": code, "message": message, "finishedAt": at, "reason": reason}}
-
-
-PULL = {"waiting": {"reason": "ErrImagePull", "message": "not found"}}
-BACK_OFF = {
-    "waiting": {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "i:1": ErrImagePull: not found'}
-}
-CREATING = {"waiting": {"reason": "ContainerCreating"}}
-UNSCHEDULABLE = [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes"}]
-SCHEDULED = [{"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T02:00:00Z"}]
-LOST = [{"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}]
-
-
-@pytest.mark.parametrize(
-    ("manifest", "pods", "expected"),
-    [
-        pytest.param(job(), [], {"phase": JobPhase.QUEUED}, id="without a pod it is queued"),
-        pytest.param(
-            job(),
-            [pod("Pending", CREATING)],
-            {"phase": JobPhase.PENDING},
-            id="a container that is being created is no trouble",
-        ),
-        pytest.param(
-            job(),
-            [pod("Pending", PULL)],
-            {"phase": JobPhase.PENDING, "waiting": Waiting("ErrImagePull", "not found", AT)},
-            id="an image that can't be pulled is",
-        ),
-        pytest.param(
-            job(),
-            [pod("Pending", BACK_OFF)],
-            {"phase": JobPhase.PENDING, "waiting": Waiting("ErrImagePull", "not found", AT)},
-            id="the wait between two pulls tells of the same trouble, so that a status does not change with each",
-        ),
-        pytest.param(
-            job(),
-            [pod("Pending", conditions=UNSCHEDULABLE)],
-            {"phase": JobPhase.PENDING, "waiting": Waiting("Unschedulable", "0/1 nodes", AT)},
-            id="the scheduler's reason is read from the condition",
-        ),
-        pytest.param(
-            job(),
-            [pod("Pending", PULL, conditions=SCHEDULED)],
-            {"phase": JobPhase.PENDING, "waiting": Waiting("ErrImagePull", "not found", AT + timedelta(hours=2))},
-            id="it has been in trouble at most since it has a node",
-        ),
-        pytest.param(
-            job(),
-            [pod("Pending", PULL, owner="another")],
-            {"phase": JobPhase.QUEUED},
-            id="another Job's pod says nothing",
-        ),
-        pytest.param(
-            job(),
-            [pod("Failed", ended(1)), pod("Running", {"running": {}})],
-            {"phase": JobPhase.RUNNING},
-            id="a pod that is tried again runs",
-        ),
-        pytest.param(
-            job(conditions={"Complete": "CompletionsReached"}),
-            [pod("Succeeded", ended(0, encode(RESULT)))],
-            {"phase": JobPhase.SUCCEEDED, "result": RESULT},
-            id="the last pod's message is the result",
-        ),
-        pytest.param(
-            job(conditions={"Failed": "PodFailurePolicy"}),
-            [pod("Failed", ended(16, encode(DIFFER))), pod("Failed", ended(1, encode(ALONE), at=LATER))],
-            {
-                "phase": JobPhase.FAILED,
-                "result": DIFFER,
-                "failure": JobFailure("PodFailurePolicy", "why", out_of_memory=False),
-            },
-            id="of several pods, one that lost the others does not know why the Job failed",
-        ),
-        pytest.param(
-            job(),
-            [pod("Failed", ended(1, encode(ALONE)))],
-            {"phase": JobPhase.QUEUED, "result": ALONE},
-            id="where no other pod says more, the loss of the others is what is told",
-        ),
-        pytest.param(
-            job(conditions={"Complete": "CompletionsReached"}),
-            [pod("Succeeded", ended(0, "Traceback"))],
-            {"phase": JobPhase.SUCCEEDED},
-            id="what can't be read is no result",
-        ),
-        pytest.param(
-            job(conditions={"Complete": "CompletionsReached"}, annotations={names.RESULT_ANNOTATION: encode(RESULT)}),
-            [],
-            {"phase": JobPhase.SUCCEEDED, "result": RESULT, "kept": True},
-            id="a kept result outlives its pod",
-        ),
-        pytest.param(
-            job(conditions={"Complete": "CompletionsReached"}, annotations={names.RESULT_ANNOTATION: "{"}),
-            [pod("Succeeded", ended(0, encode(RESULT)))],
-            {"phase": JobPhase.SUCCEEDED, "result": RESULT},
-            id="a kept result that can't be read gives way to the pod's",
-        ),
-        pytest.param(
-            job(conditions={"Failed": "PodFailurePolicy"}),
-            [pod("Failed", ended(137, reason="OOMKilled"))],
-            {"phase": JobPhase.FAILED, "failure": JobFailure("PodFailurePolicy", "why", out_of_memory=True)},
-            id="killed for memory",
-        ),
-        pytest.param(
-            job(conditions={"Failed": "BackoffLimitExceeded"}),
-            [pod("Failed", ended(137), conditions=LOST)],
-            {"phase": JobPhase.FAILED, "failure": JobFailure("BackoffLimitExceeded", "why")},
-            id="a pod that had to make room was not killed for memory",
-        ),
-        pytest.param(
-            job(annotations={names.ATTEMPT_ANNOTATION: "2", names.RUN_ANNOTATION: "1"}),
-            [],
-            {"phase": JobPhase.QUEUED, "attempt": 2, "run": "1"},
-            id="attempt and run are read from annotations",
-        ),
-        pytest.param(
-            job(annotations={names.ATTEMPT_ANNOTATION: "many"}),
-            [],
-            {"phase": JobPhase.QUEUED},
-            id="an attempt that is no number is the first",
-        ),
-    ],
-)
-def test_a_job(manifest: dict[str, Any], pods: list[Any], expected: dict[str, Any]) -> None:
-    nothing = {"waiting": None, "result": None, "kept": False, "failure": None, "attempt": 1, "run": ""}
-    seen = reading.job(manifest, pods, {"metadata": {"name": "m", "uid": "owner"}})
-    assert {name: getattr(seen, name) for name in nothing | expected} == nothing | expected
-    assert (seen.name, seen.uid, seen.owner_uid, seen.key, seen.deleting) == (
-        "m-baseline-12345678",
-        "job",
-        "owner",
-        "key",
-        False,
-    )
 
 
 def deployment(**status: Any) -> dict[str, Any]:
@@ -248,26 +70,6 @@ def test_a_canary_that_kubernetes_calls_stuck() -> None:
         assert reading.canary(made, [], []).deadline_exceeded == found
 
 
-@pytest.mark.parametrize(
-    ("owner", "phase", "found"),
-    [
-        pytest.param("job", "Running", {}, id="of a Job that is there"),
-        pytest.param("gone", "Running", {"m-baseline-12345678": "p"}, id="that runs"),
-        pytest.param("gone", "Pending", {"m-baseline-12345678": "p"}, id="that may yet begin"),
-        pytest.param("gone", "Unknown", {"m-baseline-12345678": "p"}, id="of which nothing is known"),
-        pytest.param(None, "Running", {"m-baseline-12345678": "p"}, id="that was let go"),
-        pytest.param("gone", "Succeeded", {}, id="that has succeeded"),
-        pytest.param("gone", "Failed", {}, id="that has failed"),
-    ],
-)
-def test_a_pod_that_outlives_its_job(owner: str | None, phase: str, found: dict[str, str]) -> None:
-    left = pod(phase, owner=owner or "")
-    left["metadata"]["labels"] = {"batch.kubernetes.io/job-name": "m-baseline-12345678"}
-    if owner is None:
-        del left["metadata"]["ownerReferences"]
-    assert reading.leaving([{"metadata": {"uid": "job"}}], [left]) == found
-
-
 def test_a_deployment_whose_pods_are_not_made_says_why() -> None:
     forbidden = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "exceeded quota: q"}
     made = deployment(conditions=[forbidden | {"lastTransitionTime": MADE}])
@@ -294,8 +96,8 @@ def test_what_is_left_of_a_quantizedmodel_is_about_to_be_deleted(
     references = [{"kind": "QuantizedModel", "controller": True} | owner]
     living = [{"metadata": {"name": name, "uid": f"{name}-uid"}} for name in ("m", "n")]
     left = deployment()
-    left["metadata"]["ownerReferences"] = references
-    assert reading.job({"metadata": left["metadata"]}, [], living[0]).deleting is of_job
+    left["metadata"] |= {"ownerReferences": references, "creationTimestamp": MADE}
+    assert job_reading.job({"metadata": left["metadata"]}, [], [], living[0]).deleting is of_job
     assert reading.canary(left, [], living).deleting is of_canary
 
 

@@ -18,10 +18,13 @@ from saffron_api.results import (
 from saffron_operator import reasons
 from saffron_operator.decide.inputs import Inputs
 from saffron_operator.names import job_name
-from saffron_operator.observed import JobObserved, JobPhase
+from saffron_operator.observed import JobObserved, JobPhase, Waiting
 
 MAX_ATTEMPTS = 3
 """Jobs that may complete without a readable result before a person is asked."""
+
+_FIRST_POD = timedelta(seconds=10)
+"""After its creation a Job has its first pod, or Kubernetes has told why not."""
 
 _RESULTS: dict[Stage, type[StageResult]] = {
     Stage.INSPECT: InspectResult,
@@ -85,7 +88,7 @@ class Active:
 
     Attributes:
         message: What it does or waits for.
-        until: When it will have waited for too long, or None.
+        until: When it will have waited for too long, or there may be more to tell; or None.
     """
 
     message: str
@@ -175,9 +178,10 @@ def _outcome(inputs: Inputs, task: Task, job: JobObserved) -> State:
         case JobPhase.PENDING:
             return _pending(inputs, task, job)
         case JobPhase.QUEUED:
-            return Active(f"{task.title} is queued")
+            return _queued(inputs, task, job)
         case JobPhase.RUNNING:
-            return Active(f"{task.title} runs")
+            # Some of the pods that work together may run, and others not be made.
+            return Active(f"{task.title} runs{_because(job.waiting)}")
 
 
 def _succeeded(task: Task, job: JobObserved) -> State:
@@ -204,11 +208,26 @@ def _failed(task: Task, job: JobObserved) -> Broken:
     )
 
 
+def _queued(inputs: Inputs, task: Task, job: JobObserved) -> State:
+    # What keeps its pods from being made is told by events, which call for no pass.
+    until = job.created + _FIRST_POD
+    asked = job.waiting is not None or inputs.now >= until
+    return Active(f"{task.title} is queued{_because(job.waiting)}", None if asked else until)
+
+
+def _because(waiting: Waiting | None) -> str:
+    return f" ({_cause(waiting)})" if waiting is not None else ""
+
+
+def _cause(waiting: Waiting) -> str:
+    return f"{waiting.reason}: {waiting.message}" if waiting.message else waiting.reason
+
+
 def _pending(inputs: Inputs, task: Task, job: JobObserved) -> State:
     waiting = job.waiting
     if waiting is None:
         return Active(f"{task.title} waits for its pod to start")
-    text = f"{waiting.reason}: {waiting.message}" if waiting.message else waiting.reason
+    text = _cause(waiting)
     if waiting.reason not in _IMAGE_REASONS | _START_REASONS:
         # A queue for a node or a volume ends by itself, and activeDeadlineSeconds ends it for good.
         return Active(f"{task.title} waits ({text})")

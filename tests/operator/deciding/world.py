@@ -223,6 +223,7 @@ class World:
             stage=Stage(metadata["labels"][names.STAGE_LABEL]),
             candidate=metadata["labels"].get(names.CANDIDATE_LABEL),
             phase=JobPhase.QUEUED,
+            created=self.now,
         )
 
     def _applied_canary(self, manifest: Mapping[str, Any]) -> CanaryObserved:

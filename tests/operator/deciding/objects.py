@@ -1,0 +1,20 @@
+"""Kubernetes' objects as the API server sends them: as much of them as is read."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+MADE = "2026-01-01T00:00:00Z"
+AT = datetime(2026, 1, 1, tzinfo=UTC)
+LATER = "2026-01-01T00:00:09Z"
+PULL = {"waiting": {"reason": "ErrImagePull", "message": "not found"}}
+
+
+def pod(phase: str, state: dict[str, Any] | None = None, *, owner: str = "job", made: str = MADE, **status: Any) -> Any:
+    return {
+        "metadata": {
+            "name": "p",
+            "creationTimestamp": made,
+            "ownerReferences": [{"controller": True, "uid": owner}],
+        },
+        "status": {"phase": phase, "containerStatuses": [{"state": state or {}}], **status},
+    }
