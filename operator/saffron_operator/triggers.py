@@ -1,4 +1,6 @@
-"""Kopf as a trigger: every event becomes the name of a QuantizedModel to look at. Nothing is remembered here.
+"""Kopf as a trigger: every event becomes the name of a QuantizedModel to look at.
+
+Nothing is remembered here but which target a QuantizedModel named, and only to tell others that it is free.
 
 Only `on.event` and `index` handlers are used: they write nothing to an object, neither a finalizer nor an annotation.
 Kopf takes signal handlers and, at its end, all tasks of the loop it runs in, so it gets a thread and a loop of its own.
@@ -50,10 +52,13 @@ def registry(configuration: Configuration, ages: WatchAges, enqueue: Callable[[K
         name: str,
         spec: kopf.Spec,
         type: str | None,  # noqa: A002 - Kopf passes it by this name
+        memo: kopf.Memo,
         **indices: Any,  # noqa: ANN401 - Kopf passes many things by name
     ) -> None:
-        # When one is gone, a younger one that waited for its target goes on.
-        left = _deployments(spec) if type == "DELETED" else ()
+        # When one is gone, or names another target, a younger one that waited for its target goes on.
+        named = set() if type == "DELETED" else set(_deployments(spec))
+        left = {*memo.get(_TARGETS, ()), *_deployments(spec)} - named
+        memo[_TARGETS] = named
         for each in {name, *_looking_at(left, namespace, indices[_TARGETS])}:
             enqueue(_key(namespace, each))
 

@@ -2,8 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
+import pytest
 from apilevel import operators, setup
 
 from saffron_dev.controlplane import ControlPlane
@@ -34,8 +36,12 @@ def remove(admin: Cluster, namespace: str) -> Callable[[Resource, str], Awaitabl
     return by_name
 
 
+ANOTHER = {"spec": {"rollout": {"targetRef": {"name": "another"}}}}
+
+
+@pytest.mark.parametrize("change", [None, ANOTHER], ids=["the older one is deleted", "it names another target"])
 async def test_what_waits_for_a_claim_or_a_name_goes_on_when_it_is_free(
-    installed: ControlPlane, served: str, admin: Cluster
+    installed: ControlPlane, served: str, admin: Cluster, change: Mapping[str, Any] | None
 ) -> None:
     async with operators.process(installed, served) as operator:
         await operator.logged("leading")
@@ -45,7 +51,10 @@ async def test_what_waits_for_a_claim_or_a_name_goes_on_when_it_is_free(
         key = await setup.begin(admin, served)
         await until_reason(admin, key, lambda reason: reason == "TargetClaimed")
         remove_one = remove(admin, served)
-        await remove_one(QUANTIZED_MODELS, "older")
+        if change is None:
+            await remove_one(QUANTIZED_MODELS, "older")
+        else:
+            await setup.edit(admin, QUANTIZED_MODELS, served, "older", change)
         await until_reason(admin, key, lambda reason: reason == "NameTaken")
         await remove_one(DEPLOYMENTS, "server-saffron")
         await until_reason(admin, key, lambda reason: reason == "Inspecting")
