@@ -100,6 +100,12 @@ Duration = Annotated[
     ),
 ]
 
+
+def is_zero(amount: int | str) -> bool:
+    """Whether an amount of a resource is none at all."""
+    return re.search("[1-9]", str(amount)) is None
+
+
 _QUANTITY = r"[0-9]+([.][0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?"
 _QUANTITY_LENGTH = 32
 _QUANTITY_RULE = Rule(

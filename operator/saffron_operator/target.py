@@ -11,6 +11,7 @@ from copy import deepcopy
 from typing import Any
 
 from saffron_api.keys import digest
+from saffron_api.scalars import is_zero
 from saffron_operator.names import CHECKPOINT_ANNOTATION, CHECKPOINT_VOLUME
 from saffron_operator.observed import Engine, Json, Overlay, TargetFacts, TargetProblem
 from saffron_operator.ownership import others, overlay_manager
@@ -197,7 +198,7 @@ def _environment(container: Json) -> frozenset[str]:
 
 def _accelerated(container: Json) -> bool:
     limits = container.get("resources", {}).get("limits", {})
-    return any(name.startswith(("nvidia.com/", "amd.com/")) for name in limits)
+    return any(name.startswith(("nvidia.com/", "amd.com/")) and not is_zero(amount) for name, amount in limits.items())
 
 
 def _without_overlay(template: Json) -> dict[str, Any]:

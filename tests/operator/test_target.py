@@ -309,3 +309,5 @@ def test_a_gpu_among_the_limits_makes_it_accelerated():
     gpu = builders.deployment(container={"resources": {"limits": {"nvidia.com/gpu": "1"}}})
     assert facts(gpu).accelerated
     assert not facts(builders.deployment()).accelerated
+    none = builders.deployment(container={"resources": {"limits": {"nvidia.com/gpu": "0"}}})
+    assert not facts(none).accelerated

@@ -7,7 +7,7 @@ from typing import Any
 from saffron_api.failures import ExitCode
 from saffron_api.quantized_model import Candidate, PodTemplate, QuantizedModelSpec
 from saffron_api.results import Stage
-from saffron_api.scalars import Quantity
+from saffron_api.scalars import is_zero
 from saffron_operator import names
 from saffron_operator.manifests.arguments import (
     CHECKPOINTS_MOUNT,
@@ -203,12 +203,8 @@ def _device(stage: Stage, template: PodTemplate) -> list[str]:
     Kubernetes takes such resources from limits alone.
     """
     limits = template.resources.limits if template.resources is not None else None
-    asked = any(_CARDS.fullmatch(name) and not _is_zero(amount) for name, amount in (limits or {}).items())
+    asked = any(_CARDS.fullmatch(name) and not is_zero(amount) for name, amount in (limits or {}).items())
     return ["--device", "cuda"] if asked and stage in _COMPUTING else []
-
-
-def _is_zero(amount: Quantity) -> bool:
-    return re.search("[1-9]", str(amount)) is None
 
 
 def _together(processes: int) -> list[dict[str, Any]]:
