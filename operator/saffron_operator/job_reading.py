@@ -9,9 +9,10 @@ from pydantic import ValidationError
 from saffron_api.failures import OTHER_RANKS
 from saffron_api.results import FailureResult, Stage, StageResult, decode
 from saffron_operator import names
+from saffron_operator.manifests.job import CONTAINER
 from saffron_operator.metrics import StageSeconds
-from saffron_operator.observed import JobFailure, JobObserved, JobPhase, Json, Waiting
-from saffron_operator.reading import condition, containers, controller, is_left, moment, trouble
+from saffron_operator.observed import JobFailure, JobObserved, JobPhase, Json, Leaving, Waiting
+from saffron_operator.reading import condition, controller, is_left, moment, trouble
 
 _KILLED = 137
 """128 + SIGKILL: what the kernel's memory limit leaves behind."""
@@ -66,21 +67,25 @@ def job(manifest: Json, pods: Sequence[Json], events: Sequence[Json], resource: 
     )
 
 
-def leaving(manifests: Sequence[Json], pods: Sequence[Json]) -> dict[str, str]:
-    """Return the pods that have not ended though their Jobs are gone, by the names of these.
+def leaving(manifests: Sequence[Json], pods: Sequence[Json]) -> tuple[Leaving, ...]:
+    """Return the pods that have not ended though their Jobs are gone.
 
     Args:
         manifests: The Jobs that are there.
         pods: Those with our labels.
     """
     there = {each["metadata"]["uid"] for each in manifests}
-    return {
-        pod["metadata"]["labels"][names.JOB_LABEL]: pod["metadata"]["name"]
+    return tuple(
+        Leaving(
+            name=pod["metadata"]["name"],
+            job=pod["metadata"]["labels"][names.JOB_LABEL],
+            stage=_stage(pod["metadata"]["labels"].get(names.STAGE_LABEL)),
+        )
         for pod in pods
         if names.JOB_LABEL in pod["metadata"]["labels"]
         and controller(pod["metadata"]) not in there
         and pod.get("status", {}).get("phase") not in {"Succeeded", "Failed"}
-    }
+    )
 
 
 def foreign_job(data: Json) -> JobObserved:
@@ -177,11 +182,14 @@ def _decoded(text: str) -> StageResult | None:
 
 
 def _ends(pod: Json) -> Iterator[Json]:
-    return containers(pod, "terminated")
+    """Yield how the stage's container ended. Others are there by the cluster's wish, and may well end after it."""
+    for container in pod.get("status", {}).get("containerStatuses", ()):
+        if container["name"] == CONTAINER and "terminated" in container.get("state", {}):
+            yield container["state"]["terminated"]
 
 
 def _out_of_memory(pods: Sequence[Json]) -> bool:
-    """Whether a container was killed for memory. A pod that had to make room is killed by the same signal."""
+    """Whether the stage was killed for memory. A pod that had to make room is killed by the same signal."""
     return any(
         state.get("reason") == "OOMKilled" or state.get("exitCode") == _KILLED
         for pod in pods

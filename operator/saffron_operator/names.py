@@ -68,6 +68,11 @@ def job_name(resource: str, stage: Stage, candidate: str | None, key: str, attem
     return f"{head}-{what}-{told[:_DIGITS]}"
 
 
+def work_in(job: str) -> str:
+    """Return the part of a Job's name that tells key and attempt: the same for all candidates of one recipe."""
+    return job[-_DIGITS:]
+
+
 def canary_name(target: str) -> str:
     """Return the name of a target's canary Deployment."""
     return f"{target}-saffron"

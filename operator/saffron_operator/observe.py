@@ -5,7 +5,7 @@ A read without a resourceVersion is answered from what etcd agrees on, so a pass
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
@@ -19,6 +19,7 @@ from saffron_operator.metrics import StageSeconds
 from saffron_operator.observed import (
     CanaryObserved,
     JobObserved,
+    Leaving,
     Memory,
     Observed,
     ResourceMeta,
@@ -104,7 +105,7 @@ def _status(resource: Object, key: Key) -> QuantizedModelStatus | None:
 @dataclass(frozen=True)
 class _Jobs:
     jobs: tuple[JobObserved, ...]
-    leaving: Mapping[str, str]
+    leaving: tuple[Leaving, ...]
     stages: tuple[StageSeconds, ...]
 
 

@@ -157,6 +157,20 @@ class JobObserved:
     failure: JobFailure | None = None
 
 
+@dataclass(frozen=True)
+class Leaving:
+    """A pod with our labels that has not ended though its Job is gone. It may still write.
+
+    Attributes:
+        job: The name of that Job.
+        stage: As in `JobObserved`.
+    """
+
+    name: str
+    job: str
+    stage: Stage | None
+
+
 class Engine(StrEnum):
     """What serves a model."""
 
@@ -312,8 +326,7 @@ class Observed:
         memory: What is read back of its old status.
         quantizer_image: What the operator runs Jobs with, from its settings.
         jobs: Those with our labels for this resource, and those whose name begins with `<name>-`.
-        leaving: Pods with our labels that have not ended though their Jobs are gone, by the names of these. They may
-            still write.
+        leaving: Pods that outlive their Jobs.
         target: Of spec.rollout.targetRef; None where there is no such Deployment (or no rollout in the spec).
         canary: None where there is none.
         claimant: The name of an older QuantizedModel of the namespace, not being deleted, that names the same target.
@@ -329,7 +342,7 @@ class Observed:
     memory: Memory
     quantizer_image: str
     jobs: tuple[JobObserved, ...] = ()
-    leaving: Mapping[str, str] = field(default_factory=dict)
+    leaving: tuple[Leaving, ...] = ()
     target: TargetObserved | None = None
     canary: CanaryObserved | None = None
     claimant: str | None = None

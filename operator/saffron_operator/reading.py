@@ -3,6 +3,7 @@
 A field that Kubernetes leaves out until it has something to say reads as its zero.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
@@ -21,7 +22,7 @@ from saffron_operator.observed import (
     Waiting,
 )
 
-_PULL_FAILED = "ErrImagePull"
+_BACK_OFF = re.compile(r'Back-off pulling image ".*?": (?P<reason>[A-Za-z]+): (?P<cause>.*)', re.DOTALL)
 
 
 def meta(resource: Json) -> ResourceMeta:
@@ -140,12 +141,12 @@ def is_left(data: Json, name: str | None, living: Sequence[Json]) -> bool:
     return owner["uid"] not in {each["metadata"]["uid"] for each in living}
 
 
-def containers(pod: Json, state: str) -> Iterator[Json]:
-    """Yield each container's state of that name: `waiting`, `running` or `terminated`."""
+def _waiting_containers(pod: Json) -> Iterator[Json]:
+    """Yield why each container that waits does."""
     status = pod.get("status", {})
     for container in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
-        if state in container.get("state", {}):
-            yield container["state"][state]
+        if "waiting" in container.get("state", {}):
+            yield container["state"]["waiting"]
 
 
 def _waiting(pod: Json) -> Waiting | None:
@@ -153,7 +154,7 @@ def _waiting(pod: Json) -> Waiting | None:
     scheduled = condition(pod, "PodScheduled") or {}
     since = moment(scheduled.get("lastTransitionTime") or pod["metadata"]["creationTimestamp"])
     # ContainerCreating and PodInitializing are the way of every pod, no trouble.
-    for state in containers(pod, "waiting"):
+    for state in _waiting_containers(pod):
         if state.get("reason") not in {None, "ContainerCreating", "PodInitializing"}:
             return Waiting(*_trouble_itself(state["reason"], state.get("message", "")), since)
     told_by = {"Pending": "PodScheduled", "Running": "Ready"}.get(pod.get("status", {}).get("phase", ""))
@@ -168,8 +169,8 @@ def _trouble_itself(reason: str, message: str) -> tuple[str, str]:
 
     It tells the two in turns for ever, and a status that followed it would never come to rest.
     """
-    _, back_off, cause = message.partition(f": {_PULL_FAILED}: ")
-    return (_PULL_FAILED, cause) if reason == "ImagePullBackOff" and back_off else (reason, message)
+    told = _BACK_OFF.fullmatch(message) if reason == "ImagePullBackOff" else None
+    return (told["reason"], told["cause"]) if told is not None else (reason, message)
 
 
 def target(

@@ -14,7 +14,7 @@ from saffron_api.results import Stage
 from saffron_operator import names
 from saffron_operator.decision import DeleteJob
 from saffron_operator.names import job_name
-from saffron_operator.observed import JobObserved, JobPhase, Waiting
+from saffron_operator.observed import JobObserved, JobPhase, Leaving, Waiting
 
 
 def foreign(name: str, **changes: Any) -> JobObserved:
@@ -200,13 +200,28 @@ def test_no_job_begins_while_a_pod_of_one_that_did_its_work_has_not_ended(attemp
     (job,) = (job for job in world.jobs.values() if job.candidate == "gptq-int4")
     del world.jobs[job.name]
     name = job_name("qwen", Stage.QUANTIZE, "gptq-int4", job.key, attempt)
-    world.leaving = {name: f"{name}-x7k2p"}
+    world.leaving = (Leaving(f"{name}-x7k2p", name, Stage.QUANTIZE),)
     world.run()
     assert world.ready == ("False", "Quantizing")
     said = f"the pod {name}-x7k2p of an earlier Job for quantize of gptq-int4 has not ended yet"
     assert world.message.endswith(said)
     assert {each.name: each.message for each in world.status.candidates}["gptq-int4"] == said
-    world.leaving = {}
+    world.leaving = ()
+    assert world.run().ready == ("True", "CheckpointReady")
+
+
+def test_nor_while_a_pod_of_the_same_recipe_under_another_name_has_not_ended():
+    """As where a candidate is renamed while it is made: its work lies in the same folder."""
+    world = without_rollout().run(until=lambda world: any(job.candidate == "gptq-int4" for job in world.jobs.values()))
+    (job,) = (job for job in world.jobs.values() if job.candidate == "gptq-int4")
+    world.change(candidates=[{"name": "renamed", "method": "GPTQ", "scheme": "W4A16"}], rollout=None)
+    world.leaving = (Leaving(f"{job.name}-x7k2p", job.name, Stage.QUANTIZE),)
+    world.script = lambda stage, *_: Ends(builders.inspected(["renamed"])) if stage is Stage.INSPECT else None
+    world.run()
+    assert world.message.endswith(
+        f"the pod {job.name}-x7k2p of an earlier Job for quantize of renamed has not ended yet"
+    )
+    world.leaving = ()
     assert world.run().ready == ("True", "CheckpointReady")
 
 

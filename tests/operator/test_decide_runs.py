@@ -153,6 +153,8 @@ CANDIDATE_ENDS: list[tuple[str, dict[tuple[Stage, str | None], Outcome], str]] =
         "Failed Error JobFailed",
     ),
     ("image not there", {(Stage.QUANTIZE, "rtn-int4"): Hangs("ErrImagePull")}, "Failed Error ImageUnavailable"),
+    ("no registry", {(Stage.QUANTIZE, "rtn-int4"): Hangs("RegistryUnavailable")}, "Failed Error ImageUnavailable"),
+    ("not signed", {(Stage.QUANTIZE, "rtn-int4"): Hangs("SignatureValidationFailed")}, "Failed Error ImageUnavailable"),
     (
         "container not made",
         {(Stage.EVALUATE, "rtn-int4"): Hangs("CreateContainerConfigError")},

@@ -9,7 +9,7 @@ from deciding.objects import AT, LATER, MADE, PULL, pod
 from saffron_api.failures import OTHER_RANKS, Failure, FailureReason
 from saffron_api.results import BaselineResult, FailureResult, Stage, encode
 from saffron_operator import job_reading, names
-from saffron_operator.observed import JobFailure, JobPhase, Waiting
+from saffron_operator.observed import JobFailure, JobPhase, Leaving, Waiting
 
 RESULT = BaselineResult(perplexity=12.5, scored_tokens=100)
 DIFFER = FailureResult(failed_stage=Stage.QUANTIZE, failure=Failure(reason=FailureReason.RANKS_DIFFER))
@@ -43,6 +43,9 @@ def ended(code: int, message: str = "", *, at: str = MADE, reason: str = "Error"
 
 BACK_OFF = {
     "waiting": {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "i:1": ErrImagePull: not found'}
+}
+OF_REGISTRY = {
+    "waiting": {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "i:1": RegistryUnavailable: no route'}
 }
 CREATING = {"waiting": {"reason": "ContainerCreating"}}
 UNSCHEDULABLE = [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes"}]
@@ -149,6 +152,24 @@ LOST = [{"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvic
             id="a pod that had to make room was not killed for memory",
         ),
         pytest.param(
+            job(conditions={"Complete": "Done"}),
+            [pod("Succeeded", ended(0, encode(RESULT)), sidecar=ended(0, at=LATER))],
+            {"phase": JobPhase.SUCCEEDED, "result": RESULT},
+            id="a sidecar that the cluster put there ends later and has nothing to tell",
+        ),
+        pytest.param(
+            job(conditions={"Failed": "BackoffLimitExceeded"}),
+            [pod("Failed", ended(1), sidecar=ended(137, at=LATER))],
+            {"phase": JobPhase.FAILED, "failure": JobFailure("BackoffLimitExceeded", "why")},
+            id="nor is it the stage's memory if it is killed",
+        ),
+        pytest.param(
+            job(),
+            [pod("Pending", OF_REGISTRY)],
+            {"phase": JobPhase.PENDING, "waiting": Waiting("RegistryUnavailable", "no route", AT)},
+            id="the wait between two pulls tells of the same trouble, whatever it is",
+        ),
+        pytest.param(
             job(annotations={names.ATTEMPT_ANNOTATION: "2", names.RUN_ANNOTATION: "1"}),
             [],
             {"phase": JobPhase.QUEUED, "attempt": 2, "run": "1"},
@@ -178,21 +199,25 @@ def test_a_job(manifest: dict[str, Any], pods: list[Any], expected: dict[str, An
 @pytest.mark.parametrize(
     ("owner", "phase", "found"),
     [
-        pytest.param("job", "Running", {}, id="of a Job that is there"),
-        pytest.param("gone", "Running", {"m-baseline-12345678": "p"}, id="that runs"),
-        pytest.param("gone", "Pending", {"m-baseline-12345678": "p"}, id="that may yet begin"),
-        pytest.param("gone", "Unknown", {"m-baseline-12345678": "p"}, id="of which nothing is known"),
-        pytest.param(None, "Running", {"m-baseline-12345678": "p"}, id="that was let go"),
-        pytest.param("gone", "Succeeded", {}, id="that has succeeded"),
-        pytest.param("gone", "Failed", {}, id="that has failed"),
+        pytest.param("job", "Running", False, id="of a Job that is there"),
+        pytest.param("gone", "Running", True, id="that runs"),
+        pytest.param("gone", "Pending", True, id="that may yet begin"),
+        pytest.param("gone", "Unknown", True, id="of which nothing is known"),
+        pytest.param(None, "Running", True, id="that was let go"),
+        pytest.param("gone", "Succeeded", False, id="that has succeeded"),
+        pytest.param("gone", "Failed", False, id="that has failed"),
     ],
 )
-def test_a_pod_that_outlives_its_job(owner: str | None, phase: str, found: dict[str, str]) -> None:
+def test_a_pod_that_outlives_its_job(owner: str | None, phase: str, found: object) -> None:
     left = pod(phase, owner=owner or "")
-    left["metadata"]["labels"] = {"batch.kubernetes.io/job-name": "m-baseline-12345678"}
+    left["metadata"]["labels"] = {
+        "batch.kubernetes.io/job-name": "m-baseline-12345678",
+        "saffron.dev/stage": "baseline",
+    }
     if owner is None:
         del left["metadata"]["ownerReferences"]
-    assert job_reading.leaving([{"metadata": {"uid": "job"}}], [left]) == found
+    expected = (Leaving("p", "m-baseline-12345678", Stage.BASELINE),) if found else ()
+    assert job_reading.leaving([{"metadata": {"uid": "job"}}], [left]) == expected
 
 
 def unmade(note: str, **times: Any) -> dict[str, Any]:

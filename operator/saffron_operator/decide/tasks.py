@@ -17,7 +17,7 @@ from saffron_api.results import (
 )
 from saffron_operator import reasons
 from saffron_operator.decide.inputs import Inputs
-from saffron_operator.names import job_name
+from saffron_operator.names import job_name, work_in
 from saffron_operator.observed import JobObserved, JobPhase, Waiting
 
 MAX_ATTEMPTS = 3
@@ -35,7 +35,10 @@ _RESULTS: dict[Stage, type[StageResult]] = {
 }
 
 _IMAGE_REASONS = frozenset(
-    {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
+    {
+        *("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"),
+        *("RegistryUnavailable", "SignatureValidationFailed"),
+    }
 )
 _START_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 
@@ -146,10 +149,10 @@ def _removed(task: Task) -> str:
 
 def _absent(inputs: Inputs, task: Task, attempt: int) -> State:
     # Two that do the same work would write to the same files.
-    for number in range(1, MAX_ATTEMPTS + 1):
-        pod = inputs.observed.leaving.get(name_of(inputs, task, number))
-        if pod is not None:
-            return Clearing(f"the pod {pod} of an earlier Job for {task.title} has not ended yet")
+    works = {work_in(name_of(inputs, task, number)) for number in range(1, MAX_ATTEMPTS + 1)}
+    for pod in inputs.observed.leaving:
+        if pod.stage is task.stage and work_in(pod.job) in works:
+            return Clearing(f"the pod {pod.name} of an earlier Job for {task.title} has not ended yet")
     name = name_of(inputs, task, attempt)
     taken = next((job for job in inputs.observed.jobs if job.name == name), None)
     if taken is None:

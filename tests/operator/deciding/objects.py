@@ -9,12 +9,24 @@ LATER = "2026-01-01T00:00:09Z"
 PULL = {"waiting": {"reason": "ErrImagePull", "message": "not found"}}
 
 
-def pod(phase: str, state: dict[str, Any] | None = None, *, owner: str = "job", made: str = MADE, **status: Any) -> Any:
+def pod(
+    phase: str,
+    state: dict[str, Any] | None = None,
+    *,
+    owner: str = "job",
+    made: str = MADE,
+    sidecar: dict[str, Any] | None = None,
+    **status: Any,
+) -> Any:
+    """A pod of a Job; `sidecar` is the state of a container that the cluster put into it."""
+    containers = [{"name": "saffron", "state": state or {}}]
+    if sidecar is not None:
+        containers.append({"name": "istio-proxy", "state": sidecar})
     return {
         "metadata": {
             "name": "p",
             "creationTimestamp": made,
             "ownerReferences": [{"controller": True, "uid": owner}],
         },
-        "status": {"phase": phase, "containerStatuses": [{"state": state or {}}], **status},
+        "status": {"phase": phase, "containerStatuses": containers, **status},
     }

@@ -35,6 +35,7 @@ from saffron_operator.observed import (
     JobFailure,
     JobObserved,
     JobPhase,
+    Leaving,
     Memory,
     Observed,
     SpecError,
@@ -118,7 +119,7 @@ class World:
     canary: CanaryObserved | None = None
     target_ready: int = 4
     rolling_since: datetime | None = None
-    leaving: dict[str, str] = field(default_factory=dict)
+    leaving: tuple[Leaving, ...] = ()
     claimant: str | None = None
     refused: str | None = None
     autoscaler: str | None = None
