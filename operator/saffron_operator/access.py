@@ -5,7 +5,7 @@ Tried once before the watches begin, for a watch that is refused is refused in t
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from saffron_operator.client import Cluster
 from saffron_operator.errors import ApiError, RestartError, StartError
@@ -22,20 +22,14 @@ _FORBIDDEN = 403
 _NOT_FOUND = 404
 
 
-async def readable(cluster: Cluster, namespaces: Sequence[str]) -> tuple[str, ...]:
-    """Return the namespaces to serve, and log why each other one is left out.
+async def problems(cluster: Cluster, namespaces: Sequence[str]) -> Mapping[str, StartError]:
+    """Return the namespaces that can't be read, each with why.
 
     Raises:
-        StartError: None can be read, the CRD is missing, or the API server does not answer.
+        StartError: It is not the namespaces: the CRD is missing, or the API server does not answer.
     """
-    problems = {namespace: await _problem(cluster, namespace) for namespace in namespaces}
-    found = tuple(namespace for namespace, problem in problems.items() if problem is None)
-    refused = [problem for problem in problems.values() if problem is not None]
-    if refused and not found:
-        raise refused[0]
-    for problem in refused:
-        log.error("namespace left out", extra={"fields": {"error": problem}})
-    return found
+    found = {namespace: await _problem(cluster, namespace) for namespace in namespaces}
+    return {namespace: problem for namespace, problem in found.items() if problem is not None}
 
 
 async def wait_for_one(
@@ -62,12 +56,12 @@ async def wait_for_one(
                 continue
             if problem is None:
                 raise RestartError(f"The namespace {namespace} can be read by now; the next start serves it, too.")
-            for key in await _quantized_models(cluster, namespace):
+            for key in await quantized_models(cluster, namespace):
                 look_at(key)
         await asyncio.sleep(seconds)
 
 
-async def _quantized_models(cluster: Cluster, namespace: str) -> Sequence[Key]:
+async def quantized_models(cluster: Cluster, namespace: str) -> Sequence[Key]:
     """Return the QuantizedModels of a namespace; none where they can't be read either, as if it is gone."""
     try:
         found = await cluster.list_all(QUANTIZED_MODELS, namespace, only_metadata=True)

@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 
 from kubernetes.aio.client import Configuration
@@ -86,15 +86,14 @@ class _Parts:
         self._started = time.monotonic()
         self.metrics = Metrics(self._ages)
         self.metrics.leader.set_function(lambda: float(lease.held))
-        self.queue = WorkQueue(
-            Reconciler(
-                cluster=cluster,
-                metrics=self.metrics,
-                quantizer_image=settings.quantizer_image,
-                instance=settings.identity,
-                now=lambda: datetime.now(UTC),
-            )
+        self._reconciler = Reconciler(
+            cluster=cluster,
+            metrics=self.metrics,
+            quantizer_image=settings.quantizer_image,
+            instance=settings.identity,
+            now=lambda: datetime.now(UTC),
         )
+        self.queue = WorkQueue(self._reconciler)
 
     def alive(self) -> health.Problems:
         """Return why this process should be started anew."""
@@ -114,8 +113,13 @@ class _Parts:
 
     async def work(self) -> None:
         """Become the leader and work; ends only by an error."""
-        namespaces = await access.readable(self._cluster, self._settings.namespaces)
-        left_out = tuple(each for each in self._settings.namespaces if each not in namespaces)
+        problems = await access.problems(self._cluster, self._settings.namespaces)
+        namespaces = tuple(each for each in self._settings.namespaces if each not in problems)
+        if not namespaces:
+            await self._tell(problems)
+            raise next(iter(problems.values()))
+        for problem in problems.values():
+            log.error("namespace left out", extra={"fields": {"error": problem}})
         self._ages.expect(each.path(namespace) for each in triggers.WATCHED for namespace in namespaces)
         await self.lease.acquire()
         self._ages.restart()
@@ -125,8 +129,18 @@ class _Parts:
             tasks.create_task(self._resync(namespaces))
             tasks.create_task(triggers.run(self._configuration, namespaces, self._ages, self.queue.add))
             tasks.create_task(access.end_when_lost(self._ages))
-            if left_out:
+            if problems:
+                left_out = tuple(problems)
                 tasks.create_task(access.wait_for_one(self._cluster, left_out, self.queue.add, seconds=RESYNC_SECONDS))
+
+    async def _tell(self, namespaces: Iterable[str]) -> None:
+        """Have the QuantizedModels that can be read tell what can't be, before the process ends for that."""
+        keys = [key for each in namespaces for key in await access.quantized_models(self._cluster, each)]
+        if keys:
+            await self.lease.acquire()
+        for key in keys:
+            with suppress(ApiError):  # it tells of itself, and so will the end
+                await self._reconciler(key)
 
     async def _resync(self, namespaces: tuple[str, ...]) -> None:
         while True:

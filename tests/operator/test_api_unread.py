@@ -85,11 +85,14 @@ async def test_a_right_that_is_taken_away_is_told_until_it_is_back(
     assert setup.condition(status, "Stalled") is None
 
 
-async def test_a_namespace_that_is_left_out_is_told_why(installed: ControlPlane, admin: Cluster) -> None:
-    kept, left_out = setup.create_namespaces(installed, 2)
+@pytest.mark.parametrize("others", [1, 0], ids=["one of two namespaces", "the only one"])
+async def test_a_namespace_that_is_left_out_is_told_why(installed: ControlPlane, admin: Cluster, others: int) -> None:
+    *kept, left_out = setup.create_namespaces(installed, others + 1)
     take_away(installed, left_out, "pods")
     await setup.create(admin, QUANTIZED_MODELS, setup.quantized_model(left_out))
-    async with operators.process(installed, kept, left_out) as operator:
-        await operator.logged("namespace left out")
+    async with operators.process(installed, *kept, left_out) as operator:
+        await operator.logged("namespace left out" if kept else "msg=ended")
         status = await until_told(admin, Key(left_out, "model"), 'cannot list resource "pods"')
         assert setup.ready(status) == ("False", "Refused")
+        if not kept:
+            assert await operator.ended() == 1
