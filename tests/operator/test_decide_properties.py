@@ -1,7 +1,7 @@
 """Whatever happens and in whatever order, `decide` comes to rest, keeps the rules, and a kill changes nothing."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -11,10 +11,13 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from saffron_api.failures import FailureReason
-from saffron_api.quantized_model import QuantizedModelStatus, Verdict
+from saffron_api.quantized_model import QuantizedModelSpec, QuantizedModelStatus, Verdict
 from saffron_api.results import Stage
+from saffron_operator.decide.scene import PROMOTION_WEIGHT
 from saffron_operator.decision import ApplyOverlay, CreateJob
+from saffron_operator.observed import CanaryObserved, JobFailure, JobPhase, SpecError
 
+MOST_AT_A_TIME = 3
 NAMES = tuple(each["name"] for each in builders.CANDIDATES)
 
 # --- what becomes of Jobs ----------------------------------------------------------------------------------------
@@ -76,7 +79,7 @@ def worlds(draw: st.DrawFn) -> Setting:
         divergences={name: draw(st.sampled_from([0.02, 0.05, 0.095, 0.5])) for name in NAMES},
         canary_gets_ready=draw(st.integers(0, 3)) > 0,
         target_gets_ready=draw(st.integers(0, 3)) > 0,
-        parallelism=draw(st.integers(1, 3)),
+        parallelism=draw(st.integers(1, MOST_AT_A_TIME)),
         changes=changes,
     )
 
@@ -101,11 +104,22 @@ def _approve(world: World) -> None:
 
 def _respec(**changes: Any) -> Callable[[World], None]:
     def act(world: World) -> None:
-        rollout = world.spec.rollout
-        kept = {} if rollout is not None else {"rollout": None}
-        world.change(**(kept | changes))
+        if isinstance(world.spec, SpecError):
+            world.change(**({"job": {"parallelism": MOST_AT_A_TIME}} | changes))
+            return
+        kept = {"job": {"parallelism": world.spec.job.parallelism}}
+        world.change(**(kept | changes | ({"rollout": None} if world.spec.rollout is None else {})))
 
     return act
+
+
+def _steps(*steps: Mapping[str, Any]) -> Callable[[World], None]:
+    return _respec(rollout=dict(builders.ROLLOUT) | {"steps": list(steps)})
+
+
+def _break_spec(world: World) -> None:
+    world.spec = SpecError("spec.gates: what is that?")
+    world.generation += 1
 
 
 def _lose_status(world: World) -> None:
@@ -150,6 +164,73 @@ def _remake_target(world: World) -> None:
     world.rolling_since = None
 
 
+def _scale(pods: int) -> Callable[[World], None]:
+    def act(world: World) -> None:
+        if world.deployment is not None:
+            world.deployment["spec"]["replicas"] = world.target_ready = pods
+
+    return act
+
+
+def _ready(pods: int) -> Callable[[World], None]:
+    def act(world: World) -> None:
+        if world.deployment is not None:
+            world.target_ready = min(pods, world.deployment["spec"]["replicas"])
+
+    return act
+
+
+def _pause(paused: bool) -> Callable[[World], None]:  # noqa: FBT001 - it is the field's value
+    def act(world: World) -> None:
+        if world.deployment is not None:
+            world.deployment["spec"]["paused"] = paused
+
+    return act
+
+
+def _command(*words: str) -> Callable[[World], None]:
+    def act(world: World) -> None:
+        if world.deployment is not None:
+            world.deployment["spec"]["template"]["spec"]["containers"][0]["command"] = list(words)
+
+    return act
+
+
+def _remove_target(world: World) -> None:
+    world.deployment = world.rolling_since = None
+
+
+def _put(**fields: Any) -> Callable[[World], None]:
+    def act(world: World) -> None:
+        for name, value in fields.items():
+            setattr(world, name, value)
+
+    return act
+
+
+def _take_canarys_name(world: World) -> None:
+    if world.canary is None:
+        world.canary = CanaryObserved("qwen-saffron", "foreign", None, 1, 1, 1, 1, True, "", "")
+
+
+def _free_canarys_name(world: World) -> None:
+    if is_foreign(world.canary):
+        world.canary = None
+
+
+def _fail_jobs(world: World) -> None:
+    failed = {"phase": JobPhase.FAILED, "failure": JobFailure("DeadlineExceeded", "it took too long")}
+    over = {JobPhase.SUCCEEDED, JobPhase.FAILED}
+    world.jobs = {
+        name: job if job.phase in over or job.stage is None else replace(job, **failed)
+        for name, job in world.jobs.items()
+    }
+
+
+def is_foreign(canary: CanaryObserved | None) -> bool:
+    return canary is not None and canary.owner_uid is None
+
+
 HAPPENINGS: Mapping[str, Callable[[World], None]] = {
     "approve": _approve,
     "abort": _annotate("abort"),
@@ -169,6 +250,28 @@ HAPPENINGS: Mapping[str, Callable[[World], None]] = {
     "an hour passes": _an_hour,
     "operator away": _two_hours_away,
     "target made anew": _remake_target,
+    "target removed": _remove_target,
+    "target scaled to none": _scale(0),
+    "target scaled down": _scale(2),
+    "target lost pods": _ready(1),
+    "target lost all pods": _ready(0),
+    "target paused": _pause(True),
+    "target resumed": _pause(False),
+    "target in a shell": _command("sh", "-c", "vllm serve /models/qwen"),
+    "target as a list": _command("vllm", "serve", "/models/qwen"),
+    "target's pods hang": _put(target_gets_ready=False),
+    "target's pods get ready": _put(target_gets_ready=True, target_ready=4),
+    "autoscaler made": _put(autoscaler="HorizontalPodAutoscaler busy"),
+    "autoscaler removed": _put(autoscaler=None),
+    "claimed": _put(claimant="older"),
+    "free": _put(claimant=None),
+    "canary's name taken": _take_canarys_name,
+    "canary's name free": _free_canarys_name,
+    "one step": _steps({"weight": 33}),
+    "a step that is approved": _steps({"weight": 10}, {"weight": 50, "approval": "Required"}),
+    "fewer extra pods": _respec(rollout=dict(builders.ROLLOUT) | {"maxExtraReplicas": 1}),
+    "spec unreadable": _break_spec,
+    "Jobs fail": _fail_jobs,
 }
 
 histories = st.lists(st.tuples(st.integers(0, 12), st.sampled_from(sorted(HAPPENINGS)), st.integers(0, 3)), max_size=6)
@@ -187,11 +290,14 @@ def advance(world: World, passes: int) -> None:
 def check(world: World) -> None:
     """What holds after every pass."""
     active = [job for job in world.jobs.values() if job.phase.value in {"Queued", "Running"} and not job.deleting]
-    assert len(active) <= world.spec.job.parallelism, "no more Jobs at a time than asked for"
+    if isinstance(world.spec, QuantizedModelSpec):
+        assert len(active) <= world.spec.job.parallelism, "no more Jobs at a time than asked for"
     passed = {
         each.checkpoint_digest for status in world.written for each in status.candidates if each.verdict is Verdict.PASS
     }
     assert world.overlay is None or world.overlay in passed, "only what passed is served"
+    canary = world.canary
+    assert canary is None or is_foreign(canary) or canary.digest in passed, "nor by a canary"
 
 
 @CAREFUL
@@ -207,12 +313,18 @@ def test_whatever_happens_it_comes_to_rest(setting: Setting, history: list[tuple
     event(f"{world.ready[0]} {world.ready[1]}")
     still = world.step()
     assert (still.actions, still.status) == ((), world.written[-2]), "at rest it writes and does nothing"
-    if world.spec.suspend:
-        return  # Ready is what it was, whatever became of the target
+    if isinstance(world.spec, SpecError) or world.spec.suspend:
+        return  # all is as it was, whatever became of the target
     if world.ready == ("True", "Promoted"):
         assert world.status.promoted is not None
         assert world.overlay == world.status.promoted.checkpoint_digest
-    assert world.canary is None, "nothing is left beside the target"
+    assert world.canary is None or is_foreign(world.canary) or _has_reason_to_stay(world), "nothing is left beside it"
+
+
+def _has_reason_to_stay(world: World) -> bool:
+    """Whether a person is waited for, or a promotion is half done on a target that can't be worked with."""
+    rollout = world.status.rollout
+    return world.ready[1] == "AwaitingApproval" or (rollout is not None and rollout.desired_weight == PROMOTION_WEIGHT)
 
 
 def summary(world: World) -> Mapping[str, object]:

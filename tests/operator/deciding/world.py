@@ -167,6 +167,7 @@ class World:
             available=self.target_ready,
             current=True,
             facts=facts,
+            paused=self.deployment["spec"].get("paused", False),
             progressed_at=self.rolling_since,
             autoscaler=self.autoscaler,
         )
