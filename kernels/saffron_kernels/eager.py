@@ -22,7 +22,7 @@ of `Tensor.new_empty` and a third of that of `torch.empty`."""
 
 
 def on_cpu(x: Tensor, *others: Tensor | None) -> bool:
-    """Whether the CPU's function does for x what the op would: nothing traces it or wants a gradient, of the others too."""
+    """Whether the CPU does for x what the op would: nothing traces it, or asks for a gradient of it or the others."""
     return (
         type(x) is Tensor
         and x.is_cpu
