@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from saffron_kernels.awq_loss import _awq_loss, awq_loss, awq_loss_reference
 
@@ -57,6 +59,16 @@ def test_the_reference_is_the_error_at_the_output(symmetric):
     ("rows", "columns", "size", "symmetric"), [(3, 32, 16, True), (70, 128, 32, False), (2, 256, 128, True)]
 )
 def test_every_device_finds_the_references_loss(rows, columns, size, symmetric, dtype):
+    require_the_references_loss(rows, columns, size, symmetric, dtype)
+
+
+@settings(deadline=None, max_examples=15)  # a launch in the interpreter takes 0.1 s
+@given(st.integers(1, 20), st.integers(1, 4), st.sampled_from([16, 32]), st.booleans(), st.sampled_from(DTYPES))
+def test_every_device_finds_the_references_loss_of_any_shape(rows, groups, size, symmetric, dtype):
+    require_the_references_loss(rows, groups * size, size, symmetric, dtype)
+
+
+def require_the_references_loss(rows, columns, size, symmetric, dtype):
     W, s, _, H = problem(rows, columns, dtype)
     before = [each.clone() for each in (W, s, H)]
     given_too = {"bits": 4, "group_size": size, "scale_dtype": dtype, "symmetric": symmetric}

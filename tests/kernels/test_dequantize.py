@@ -53,6 +53,7 @@ def test_what_was_packed_comes_out(*, fitting, shape, symmetric, dtype, seed):
     expected = dequantize_reference(packed, scale, zero, columns, bits=bits, layout=layout)
     assert expected.dtype == dtype
     assert torch.equal(dequantize(packed, scale, zero, columns, bits=bits, layout=layout), expected)
+    assert torch.equal(in_triton(packed, scale, zero, (rows, columns), bits, layout), expected)
 
 
 def test_a_weight_is_its_code_less_the_zero_point_times_the_scale():

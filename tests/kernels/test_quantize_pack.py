@@ -68,7 +68,7 @@ def test_words_hold_the_codes_that_the_layouts_say():
     dtype=st.sampled_from(DTYPES),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_the_compiled_loops_make_the_references_words(*, fitting, shape, symmetric, dtype, seed):
+def test_loops_and_the_triton_kernel_make_the_references_words_of_any_shape(*, fitting, shape, symmetric, dtype, seed):
     layout, bits = fitting
     rows, groups, size = shape
     rows *= 8 if layout is Layout.AUTOAWQ else 1
@@ -81,6 +81,7 @@ def test_the_compiled_loops_make_the_references_words(*, fitting, shape, symmetr
     assert words.is_contiguous()
     assert torch.equal(words, expected)
     assert torch.equal(pack(quantize_pack(W, scale, zero, bits), bits, layout), expected)
+    assert torch.equal(in_triton(W, scale, zero, bits, layout), expected)
     assert torch.equal(W, before)
 
 

@@ -46,29 +46,36 @@ def assert_equal(found, expected):
         assert found[1].dtype == expected[1].dtype
 
 
+@st.composite
+def searches(draw, most_rows, most_columns):
+    """Weights, their importance, and what a search is told besides."""
+    rows, groups, size = (draw(st.integers(1, most)) for most in (most_rows, 4, most_columns // 4))
+    dtypes = st.sampled_from([torch.float32, torch.bfloat16, torch.float16])
+    W = weights(rows, groups * size, draw(st.integers(0, 2**32 - 1)), draw(dtypes))
+    told = {"bits": draw(st.sampled_from([4, 8])), "group_size": draw(st.sampled_from([None, size]))}
+    told |= {
+        "scale_dtype": draw(dtypes),
+        "symmetric": draw(st.booleans()),
+        "exponent": draw(st.sampled_from(EXPONENTS)),
+    }
+    return W, importance_of(groups * size) if draw(st.booleans()) else None, told
+
+
 @settings(deadline=None, max_examples=40)
-@given(
-    shape=st.tuples(st.integers(1, 70), st.integers(1, 4), st.integers(1, 37)),
-    whole_rows=st.booleans(),
-    bits=st.sampled_from([4, 8]),
-    dtypes=st.tuples(*[st.sampled_from([torch.float32, torch.bfloat16, torch.float16])] * 2),
-    symmetric=st.booleans(),
-    weighed=st.booleans(),
-    exponent=st.sampled_from(EXPONENTS),
-    seed=st.integers(0, 2**32 - 1),
-)
-def test_the_compiled_loop_finds_the_references_scales(
-    *, shape, whole_rows, bits, dtypes, symmetric, weighed, exponent, seed
-):
-    rows, groups, size = shape
-    W = weights(rows, groups * size, seed, dtypes[0])
+@given(searches(most_rows=70, most_columns=148))
+def test_the_compiled_loop_finds_the_references_scales(search):
+    W, importance, told = search
     before = W.clone()
-    given_too = {"bits": bits, "group_size": None if whole_rows else size, "scale_dtype": dtypes[1]}
-    given_too |= {"symmetric": symmetric, "exponent": exponent}
-    importance = importance_of(groups * size) if weighed else None
-    found = scale_search(W, FACTORS, importance, **given_too)
-    assert_equal(found, scale_search_reference(W, FACTORS, importance, **given_too))
+    found = scale_search(W, FACTORS, importance, **told)
+    assert_equal(found, scale_search_reference(W, FACTORS, importance, **told))
     assert torch.equal(W, before)
+
+
+@settings(deadline=None, max_examples=15)  # a launch in the interpreter takes 0.1 s
+@given(searches(most_rows=5, most_columns=60))
+def test_the_triton_kernel_finds_the_references_scales_of_any_shape(search):
+    W, importance, told = search
+    assert_equal(in_triton(W, FACTORS, importance, **told), scale_search_reference(W, FACTORS, importance, **told))
 
 
 @pytest.mark.parametrize("columns", [256, 300], ids=["whole chunks", "and a part of one"])
