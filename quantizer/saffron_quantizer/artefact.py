@@ -8,6 +8,7 @@ from saffron_api.failures import Failure, FailureReason, StageError, subject_of
 from saffron_api.model import ApiModel
 from saffron_quantizer.atomic import temporary_name
 from saffron_quantizer.checkpoint.manifest import MANIFEST, read_manifest, write_manifest
+from saffron_quantizer.exclusive import LOCK
 
 
 def open_artefact(folder: Path, *, settings: Mapping[str, Any], files: Sequence[str]) -> Mapping[str, Any] | None:
@@ -23,7 +24,7 @@ def open_artefact(folder: Path, *, settings: Mapping[str, Any], files: Sequence[
     """
     manifest = read_manifest(folder)
     if manifest is None:
-        ours = {*files, *(temporary_name(name) for name in (*files, MANIFEST))}
+        ours = {LOCK, *files, *(temporary_name(name) for name in (*files, MANIFEST))}
         foreign = sorted(path.name for path in folder.iterdir() if path.name not in ours)
         if foreign:
             raise _invalid(folder, f"it holds {foreign[0]}, which is not ours; choose a new folder")

@@ -7,7 +7,7 @@ takes over every finished shard; a run with another one discards the folder and 
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from saffron_api.failures import Failure, FailureReason, StageError, subject_of
 from saffron_api.keys import digest
 from saffron_quantizer.atomic import sync_folder, temporary_name, write_file
 from saffron_quantizer.checkpoint.manifest import read_manifest
+from saffron_quantizer.exclusive import LOCK, exclusive
 
 _FINGERPRINT = ".fingerprint.json"
 _POINTER = "partial.json"
@@ -24,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 
 def open_partial(folder: Path, fingerprint: Mapping[str, Any], *, work: Path | None) -> None:
-    """Make a folder for unfinished work, or go on with the one that is there.
+    """Make a folder for unfinished work, or go on with the one that is there. The caller has it for itself.
 
     Args:
         folder: the folder.
@@ -52,14 +53,23 @@ def _discard_other(folder: Path, fingerprint: Mapping[str, Any], work: Path | No
         return
     other = Path(json.loads((work / _POINTER).read_bytes())["folder"])
     if other != folder and (other / _FINGERPRINT).is_file():
-        _discard(other, fingerprint)
+        with exclusive(other):
+            # Whoever had it may have finished and renamed it.
+            if (other / _FINGERPRINT).is_file():
+                _discard(other, fingerprint)
+                shutil.rmtree(other)
 
 
 def _discard(folder: Path, fingerprint: Mapping[str, Any]) -> None:
-    """Remove unfinished work, and say what it was begun with."""
+    """Remove unfinished work, and say what it was begun with. The folder is still ours, and so is its lock."""
     told = "Discarding the unfinished work in %s: it was begun with %s."
     _log.warning(told, folder, _begun_with(_fingerprint(folder), fingerprint))
-    shutil.rmtree(folder)
+    # The fingerprint is the last, for without it a run that is killed here would leave a folder of somebody else's.
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == _FINGERPRINT):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != LOCK:
+            path.unlink()
 
 
 def _begun_with(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
@@ -78,7 +88,7 @@ def _fingerprint(folder: Path) -> Mapping[str, Any]:
 
 def _has_content(folder: Path) -> bool:
     """Whether there is more than what a run leaves that was killed before its fingerprint was whole."""
-    return any(path.name != temporary_name(_FINGERPRINT) for path in folder.iterdir())
+    return any(path.name not in {LOCK, temporary_name(_FINGERPRINT)} for path in folder.iterdir())
 
 
 def _is_other(folder: Path, fingerprint: Mapping[str, Any]) -> bool:
@@ -89,18 +99,34 @@ def _is_other(folder: Path, fingerprint: Mapping[str, Any]) -> bool:
     return digest(_fingerprint(folder)) != digest(fingerprint)
 
 
+def is_published(folder: Path) -> bool:
+    """Whether a folder holds an artefact that nothing is left to be done for."""
+    return read_manifest(folder) is not None and not any(_left_over(folder))
+
+
+def _left_over(folder: Path) -> Iterator[Path]:
+    """What a run has in its folder besides the artefact."""
+    for pattern in (".*.json", ".*.partial", LOCK):
+        yield from folder.glob(pattern)
+
+
 def publish(partial: Path, target: Path) -> None:
     """Give a finished folder its name. If an artefact of that name stands already, the folder is dropped.
+
+    The caller has the folder for itself. What else is left in an artefact that has its name already is removed.
 
     Raises:
         StageError: `INPUT_CHANGED` if what stands there is damaged.
     """
     if partial != target and read_manifest(target) is not None:
         shutil.rmtree(partial)
-        return
-    for pattern in (".*.json", ".*.partial"):
-        for note in partial.glob(pattern):
-            note.unlink()
-    if partial != target:
-        partial.rename(target)
-        sync_folder(target.parent)
+    else:
+        for note in _left_over(partial):
+            if note.name != LOCK:
+                note.unlink()
+        if partial != target:
+            partial.rename(target)
+            sync_folder(target.parent)
+    # The last, since a run that finds no lock where the folder was begins anew.
+    for lock in target.glob(LOCK):
+        lock.unlink(missing_ok=True)

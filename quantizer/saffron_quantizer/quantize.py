@@ -10,6 +10,7 @@ writes.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -29,13 +30,14 @@ from saffron_quantizer.checkpoint.tensor_file import read_header
 from saffron_quantizer.checkpoint.writer import copy_companions, write_index, write_json
 from saffron_quantizer.destination import Destination, Store
 from saffron_quantizer.escalate import Make, Selection, escalate, with_rounds
+from saffron_quantizer.exclusive import exclusive
 from saffron_quantizer.memory import peak_bytes, reuse_memory
 from saffron_quantizer.models.activations import ActivationMemory
 from saffron_quantizer.models.batches import BATCH_TOKENS, LENGTH_STEP
 from saffron_quantizer.models.compute import CPU, name_of
 from saffron_quantizer.models.lean_import import without_compiler
 from saffron_quantizer.models.stream import ModelStream
-from saffron_quantizer.partial import open_partial, publish
+from saffron_quantizer.partial import is_published, open_partial, publish
 from saffron_quantizer.plan import Plan, make_plan
 from saffron_quantizer.preflight import activation_budget, needs, require_room
 from saffron_quantizer.progress import ProgressSink
@@ -80,21 +82,32 @@ def quantize(
         private_folder(work)
     finished = _of_first(ranks, lambda: reported(destination, work, request.told))
     if finished is not None:
+        if ranks.is_first:
+            # The run that made it may have been killed with its last step to do.
+            place = destination.finished(finished.checkpoint_digest)
+            publish(place, place)
         return finished
     run = _Run.of(request, ranks, begun, device)
     fingerprint = {"request": request.told(), "machine": _machine(run.stream, ranks)}
     ranks.require_same("inputs-or-machines", lambda: bytes.fromhex(digest(fingerprint)))
     folder = destination.unfinished(fingerprint)
-    result = _of_first(ranks, lambda: _finished(folder, fingerprint))
-    if result is None:
-        reuse_memory()
-        memory = _open(run, folder, fingerprint, work, activation_memory)
-        result = _make(run, folder, fingerprint, memory, progress)
-    if ranks.is_first:
-        if work is not None:
-            remember(work, result)
-        publish(folder, destination.finished(result.checkpoint_digest))
+    with _for_itself(folder, ranks):
+        # Looked for once more: a run that had the folder may have ended since.
+        result = _of_first(ranks, lambda: reported(destination, work, request.told) or _finished(folder, fingerprint))
+        if result is None:
+            reuse_memory()
+            memory = _open(run, folder, fingerprint, work, activation_memory)
+            result = _make(run, folder, fingerprint, memory, progress)
+        if ranks.is_first:
+            if work is not None:
+                remember(work, result)
+            publish(folder, destination.finished(result.checkpoint_digest))
     return result
+
+
+def _for_itself(folder: Path, ranks: Ranks) -> AbstractContextManager[None]:
+    """The folder for the rank that writes; one that is finished may lie where nothing can be written."""
+    return exclusive(folder) if ranks.is_first and not is_published(folder) else nullcontext()
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import random
 import shutil
 
 import pytest
+from tinymodels.folders import content
 
 KILLS = 4
 """Of each case: half of them before an operation on files, half at a moment; which ones, chance says, by a seed."""
@@ -31,8 +32,6 @@ CASES = [
     ("Llama", "quantize", (*QUANTIZE["GPTQ to W4A16"], "--activation-memory", "0")),
     ("Gemma3Text", "quantize", QUANTIZE["GPTQ to W4A16"]),
 ]
-TIMES = {"seconds", "peakBytes", "timings"}
-"""Fields that tell how long a run took and how much memory; they lie outside of what is always the same."""
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -106,23 +105,6 @@ def world(fork_server, tiny_model, speaking_model, tmp_path_factory):
         return made[architecture]
 
     return make
-
-
-def content(folder):
-    """All files of a folder, without the times in them, and without where unfinished work was."""
-    return {
-        path.relative_to(folder).as_posix(): without_times(json.loads(path.read_bytes()))
-        if path.suffix == ".json"
-        else path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "partial.json"
-    }
-
-
-def without_times(value):
-    if isinstance(value, dict):
-        return {key: without_times(inner) for key, inner in value.items() if key not in TIMES}
-    return [without_times(inner) for inner in value] if isinstance(value, list) else value
 
 
 @pytest.mark.parametrize(("architecture", "stage", "way"), CASES, ids=[f"{a} {s} {' '.join(w)}" for a, s, w in CASES])

@@ -4,6 +4,7 @@ That is the original's final hidden states on the gate set, and its distribution
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,10 @@ from saffron_quantizer.evaluation.distributions import Distributions, original_d
 from saffron_quantizer.evaluation.divergence import Scored
 from saffron_quantizer.evaluation.figures import perplexity
 from saffron_quantizer.evaluation.hidden import ScoredHidden, scored_hidden, storage_dtype
+from saffron_quantizer.exclusive import exclusive
 from saffron_quantizer.models.compute import CPU, name_of
 from saffron_quantizer.models.stream import ModelStream
+from saffron_quantizer.partial import is_published
 from saffron_quantizer.progress import ProgressSink
 
 _FILE = "hidden.safetensors"
@@ -82,10 +85,21 @@ def baseline(
         StageError: the model can't be used, the disk is full, or the folder holds something else.
     """
     private_folder(out)
-    _discard_other_layout(out, request)
-    finished = open_artefact(out, settings=request.settings, files=[_FILE])
-    if finished is not None:
-        return BaselineResult.model_validate(finished)
+    done = is_published(out) and not _is_of_other_layout(out, request)
+    # Any number may report at once what is finished.
+    with nullcontext() if done else exclusive(out):
+        if _is_of_other_layout(out, request):
+            (out / MANIFEST).unlink()
+        finished = open_artefact(out, settings=request.settings, files=[_FILE])
+        if finished is not None:
+            return BaselineResult.model_validate(finished)
+        return _make(model, request, out, progress, device)
+
+
+def _make(
+    model: Path, request: BaselineRequest, out: Path, progress: ProgressSink, device: torch.device
+) -> BaselineResult:
+    """Compute it and write it, the manifest last."""
     stream = ModelStream.open(model, device=device)
     hidden = original_hidden(stream, request.sequences, progress)
     found = original_distributions(Scored(stream, hidden.states), hidden.targets, progress=progress)
@@ -97,14 +111,13 @@ def baseline(
     return result
 
 
-def _discard_other_layout(folder: Path, request: BaselineRequest) -> None:
-    """Let what another version of Saffron wrote for the same request be made again: it lacks what is read now."""
+def _is_of_other_layout(folder: Path, request: BaselineRequest) -> bool:
+    """Whether another version of Saffron wrote it for the same request: it is made again, for it lacks what is read."""
     manifest = read_manifest(folder)
     if manifest is None:
-        return
+        return False
     made_with = manifest.get("settings", {})
-    if made_with != request.settings and {**made_with, "layout": _LAYOUT} == request.settings:
-        (folder / MANIFEST).unlink()
+    return bool(made_with != request.settings and {**made_with, "layout": _LAYOUT} == request.settings)
 
 
 def original_hidden(stream: ModelStream, sequences: Sequence[TokenSequence], progress: ProgressSink) -> ScoredHidden:
