@@ -13,6 +13,7 @@ from saffron_operator.act import act
 from saffron_operator.client import Cluster
 from saffron_operator.decision import Decision, Event, EventType
 from saffron_operator.errors import ApiError
+from saffron_operator.queue import Key
 from saffron_operator.reading import meta
 from saffron_operator.reconcile import Reconciler
 from saffron_operator.resources import EVENTS, JOBS, QUANTIZED_MODELS
@@ -35,12 +36,17 @@ async def test_a_job_that_the_api_server_refuses_is_told_until_it_is_taken(
     assert told.count("Refused") == 1
 
     await setup.edit(admin, QUANTIZED_MODELS, served, key.name, {"spec": {"job": {"podTemplate": None}}})
+    await goes_on(admin, operator, key)
+
+
+async def goes_on(admin: Cluster, operator: Reconciler, key: Key) -> None:
+    """What was refused is no more: the first Job is made, and the status takes back what it told."""
     assert await operator(key) == 0, "the status still tells what was refused"
     await operator(key)
     status = await setup.status(admin, key)
     assert setup.condition(status, "Stalled") is None
     assert setup.ready(status)[1] == "Inspecting"
-    assert len(await admin.list_all(JOBS, served)) == 1
+    assert len(await admin.list_all(JOBS, key.namespace)) == 1
 
 
 WEBHOOKS = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
@@ -113,12 +119,7 @@ async def test_a_webhook_that_does_not_answer_is_told_until_it_does(
         assert stalled[1] == "Refused"
         assert FAILED in stalled[2]
         assert await refusals(admin, served) == [("Warning", stalled[2])]
-    assert await operator(key) == 0, "the status still tells what was refused"
-    await operator(key)
-    status = await setup.status(admin, key)
-    assert setup.condition(status, "Stalled") is None
-    assert setup.ready(status)[1] == "Inspecting"
-    assert len(await admin.list_all(JOBS, served)) == 1
+    await goes_on(admin, operator, key)
 
 
 async def test_a_status_that_a_webhook_keeps_from_being_written_is_told_by_one_event(
