@@ -47,7 +47,7 @@ PLAIN: Mapping[str, Mapping[str, Callable[..., object]]] = {
         f"{_QUANTIZER}.checkpoint.formats.compressed_tensors.pack": pack_reference,
     },
     "rms_norm": {"saffron_kernels.nn.rms_norm.rms_norm": rms_norm_reference},
-    "attention": {f"{_QUANTIZER}.models.attention.has_fast_causal_attention": lambda _query: False},
+    "attention": {f"{_QUANTIZER}.models.attention.has_fast_causal_attention": lambda *_heads: False},
 }
 """For each operator what stands in for it where the quantizer calls it; for attention that is torch's own."""
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from saffron_kernels.eager import on_cpu
 
 
-def has_fast_causal_attention(q: Tensor) -> bool:
-    """Whether `causal_attention` of queries like these is faster than torch's own, and nothing asks for a gradient."""
-    if not on_cpu(q) or q.dtype != torch.bfloat16 or q.shape[-1] % 2:
+def has_fast_causal_attention(*heads: Tensor) -> bool:
+    """Whether `causal_attention` of heads like these is faster than torch's own, and nothing asks for a gradient."""
+    if not all(on_cpu(each) and each.dtype == torch.bfloat16 and not each.shape[-1] % 2 for each in heads):
         return False
     # Numba takes half a second to import, and only this needs it.
     from saffron_kernels.tile_kinds import AVX512_BF16, has_tiles  # noqa: PLC0415
@@ -34,9 +34,9 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int 
         [B, L, Hq, D].
 
     Raises:
-        ValueError: `has_fast_causal_attention` says no of one of them, or shapes do not fit.
+        ValueError: `has_fast_causal_attention` says no, or shapes do not fit.
     """
-    if not all(map(has_fast_causal_attention, (q, k, v))):
+    if not has_fast_causal_attention(q, k, v):
         raise ValueError("there is no fast causal attention for this type on this processor, and none with a gradient")
     batch, heads, length, width = q.shape
     groups = k.shape[1]

@@ -61,8 +61,13 @@ def spread(builder: ir.IRBuilder, value: ir.Value, vector: ir.Type) -> ir.Value:
     return shuffle(builder, one, one, [0] * vector.count)
 
 
+def filled(vector: ir.Type, number: float) -> ir.Constant:
+    """A vector with the same constant in every lane."""
+    return ir.Constant(vector, [number] * vector.count)
+
+
 def _unsigned(builder: ir.IRBuilder, w: ir.Value) -> ir.Value:
-    return builder.xor(w, ir.Constant(w.type, [-128] * w.type.count))
+    return builder.xor(w, filled(w.type, -128))
 
 
 def _vpdpbusd(builder: ir.IRBuilder, sums: ir.Value, x: ir.Value, w: ir.Value) -> ir.Value:

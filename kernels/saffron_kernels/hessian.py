@@ -9,9 +9,8 @@ float32.
 import torch
 from torch import Tensor
 
-from saffron_kernels.operands import require_one_device
+from saffron_kernels.operands import FLOATING, require_one_device
 
-_FLOATING = (torch.bfloat16, torch.float16, torch.float32)
 _PANEL = 256
 
 
@@ -54,7 +53,7 @@ def hessian_finish(H: Tensor, n: int) -> Tensor:
 
 
 def _check(X: Tensor, H: Tensor) -> None:
-    if X.dtype not in _FLOATING or H.dtype != torch.float32:
+    if X.dtype not in FLOATING or H.dtype != torch.float32:
         raise ValueError(f"X has {X.dtype}, H {H.dtype}: wanted are bfloat16, float16 or float32, and float32")
     if X.dim() not in {2, 3} or H.shape != (*X.shape[:-2], X.shape[-1], X.shape[-1]):
         raise ValueError(f"the Hessian of X {list(X.shape)} can not be {list(H.shape)}")

@@ -97,7 +97,7 @@ def run(loop: Loop, items: int, *arguments: int) -> None:
     """
     data = _array(items, *arguments)
     parallel, starter, _ = _starter()
-    first = (*arguments, 0, 0, 0, 0)[:OPEN]
+    first = (*arguments, *[0] * OPEN)[:OPEN]
     starter(parallel, loop.address, data.buffer_info()[0], len(data), torch.get_num_threads(), *first)
 
 

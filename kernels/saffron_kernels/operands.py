@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-_WRITTEN = (torch.float32, torch.float16, torch.bfloat16)
+FLOATING = (torch.float32, torch.float16, torch.bfloat16)
+"""The types of weights, of tokens and of what ops write for them."""
 
 
 def require_one_device(first: Tensor, *others: Tensor | None) -> None:
@@ -67,7 +68,7 @@ def require_weight(K: int, weight: Tensor, weight_scale: Tensor, bias: Tensor | 
 
 def require_out_dtype(dtype: torch.dtype) -> None:
     """Refuse a type that no product is written in, with a ValueError."""
-    if dtype not in _WRITTEN:
+    if dtype not in FLOATING:
         raise ValueError(f"a product is written in float32, float16 or bfloat16, not in {dtype}")
 
 

@@ -18,7 +18,7 @@ from numba.extending import intrinsic
 
 from saffron_kernels.compiled import features
 from saffron_kernels.compiled_floats import BFLOAT16, BYTES, FLOAT16, FLOAT32, BFloat
-from saffron_kernels.dot_tile import call, shuffle, spread
+from saffron_kernels.dot_tile import call, filled, shuffle, spread
 
 I1, I8, I16, I32, I64, F16, F32 = (*(ir.IntType(bits) for bits in (1, 8, 16, 32, 64)), ir.HalfType(), ir.FloatType())
 _BYTES, _WORDS, _FLOATS = ir.VectorType(I8, 64), ir.VectorType(I32, 16), ir.VectorType(F32, 16)
@@ -61,9 +61,9 @@ def pack(_: Any, w: Any, last: Any, stride: Any, columns: Any, into: Any, sums: 
         parts = [ir.Constant(_WORDS, None)] * 4
         for step, vector in enumerate(_transpose(builder, rows)):
             _store(builder, vector, _at(builder, into, step * _VECTORS * VECTOR), VECTOR)
-            parts[step % 4] = _add_products(builder, parts[step % 4], _all(0x01010101), vector)
+            parts[step % 4] = _add_products(builder, parts[step % 4], filled(_WORDS, 0x01010101), vector)
         total = builder.add(builder.add(parts[0], parts[1]), builder.add(parts[2], parts[3]))
-        _store(builder, builder.add(_load_at(builder, sums, 0, _WORDS), builder.shl(total, _all(7))), sums, 4)
+        _store(builder, builder.add(_load_at(builder, sums, 0, _WORDS), builder.shl(total, filled(_WORDS, 7))), sums, 4)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 6), codegen
@@ -180,14 +180,10 @@ def _rounded(builder: ir.IRBuilder, y: ir.Value, kind: int) -> ir.Value:
         return builder.fptrunc(y, ir.VectorType(F16, LANES))
     # As the instruction for it does, which makes 0 of the smallest numbers, though, and keeps more of a NaN.
     bits = builder.bitcast(y, _WORDS)
-    odd = builder.and_(builder.lshr(bits, _all(16)), _all(1))
-    nearest = builder.lshr(builder.add(builder.add(bits, _all(0x7FFF)), odd), _all(16))
+    odd = builder.and_(builder.lshr(bits, filled(_WORDS, 16)), filled(_WORDS, 1))
+    nearest = builder.lshr(builder.add(builder.add(bits, filled(_WORDS, 0x7FFF)), odd), filled(_WORDS, 16))
     number = builder.fcmp_unordered("uno", y, y)
-    return builder.trunc(builder.select(number, _all(0x7FC0), nearest), ir.VectorType(I16, LANES))
-
-
-def _all(number: int) -> ir.Constant:
-    return ir.Constant(_WORDS, [number] * LANES)
+    return builder.trunc(builder.select(number, filled(_WORDS, 0x7FC0), nearest), ir.VectorType(I16, LANES))
 
 
 def _sum(  # noqa: PLR0917 - as above

@@ -16,7 +16,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from saffron_kernels.operands import require_one_device
+from saffron_kernels.operands import FLOATING, require_one_device
 from saffron_kernels.scale_search import code_range
 
 WORD = 32
@@ -24,7 +24,6 @@ WORD = 32
 FP8 = torch.float8_e4m3fn
 FP8_LARGEST = torch.finfo(FP8).max
 """448."""
-_FLOATING = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class Layout(Enum):
@@ -61,7 +60,7 @@ def quantize_pack(W: Tensor, scale: Tensor, zero: Tensor | None, bits: int, layo
         ValueError: the layout can't hold such a matrix, or shapes, types or devices do not fit.
     """
     _check(layout, bits, *W.shape)
-    if W.dtype not in _FLOATING:
+    if W.dtype not in FLOATING:
         raise ValueError(f"weights are float32, bfloat16 or float16, not {W.dtype}")
     require_scales(scale, zero, *W.shape)
     require_one_device(W, scale, zero)

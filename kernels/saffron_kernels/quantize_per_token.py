@@ -10,14 +10,12 @@ import torch
 from torch import Tensor
 
 from saffron_kernels.eager import cpu_kernels, on_cpu
-from saffron_kernels.operands import require_one_device
+from saffron_kernels.operands import FLOATING, require_one_device
 
 LARGEST_INT8 = 127
 LARGEST_FP8 = 448
 LEAST_FP8_SCALE = 1 / (LARGEST_FP8 * 512)
 """vLLM's floor of a token's FP8 scale: below it a token's numbers are lost."""
-
-_FLOATING = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def quantize_per_token(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,7 +85,7 @@ def quantize_per_token_fp8_reference(x: Tensor, scale: Tensor | None = None) -> 
 
 def require_tokens(x: Tensor) -> None:
     """Refuse what is no matrix of floats with a ValueError."""
-    if x.dim() != 2 or x.dtype not in _FLOATING:  # noqa: PLR2004 - a matrix
+    if x.dim() != 2 or x.dtype not in FLOATING:  # noqa: PLR2004 - a matrix
         raise ValueError(f"x must be a matrix of float32, float16 or bfloat16, not {x.dtype} {tuple(x.shape)}")
 
 

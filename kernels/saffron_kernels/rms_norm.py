@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 from saffron_kernels.eager import on_cpu
-from saffron_kernels.operands import require_one_device
-
-_COMPILED = (torch.bfloat16, torch.float16, torch.float32)
+from saffron_kernels.operands import FLOATING, require_one_device
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, *, one_plus: bool = False) -> Tensor:
@@ -37,7 +35,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, *, one_plus: bool = False) -
         raise ValueError(
             f"weight is {weight.dtype} {list(weight.shape)}; wanted is {x.dtype} {list(x.shape[-1:])}, as x has it"
         )
-    if not on_cpu(x, weight) or x.dtype not in _COMPILED:
+    if not on_cpu(x, weight) or x.dtype not in FLOATING:
         return rms_norm_reference(x, weight, eps, one_plus=one_plus)
     # Numba takes half a second to import, and only the CPU needs it.
     from saffron_kernels.rms_norm_cpu import rms_norm_rows  # noqa: PLC0415

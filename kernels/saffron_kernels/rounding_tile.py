@@ -15,7 +15,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from saffron_kernels.dot_tile import call, shuffle, spread
+from saffron_kernels.dot_tile import call, filled, shuffle, spread
 
 _I16, _I32, _I64, _F32 = ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
 _FLOATS, _WORDS, _SHORTS = (ir.VectorType(kind, lanes) for kind, lanes in ((_F32, 16), (_I32, 16), (_I16, 32)))
@@ -40,7 +40,7 @@ def round_bfloat16(_: Any, numbers: Any, divisor: Any, last_place: Any, codes: A
     def codegen(context: Any, builder: ir.IRBuilder, _signature: Any, values: Any) -> Any:
         numbers, divisor, last_place, codes = values
         d, last = spread(builder, divisor, _FLOATS), spread(builder, last_place, _FLOATS)
-        reciprocal = builder.fdiv(ir.Constant(_FLOATS, [1.0] * _FLOATS.count), d)
+        reciprocal = builder.fdiv(filled(_FLOATS, 1.0), d)
 
         def code(y: ir.Value) -> ir.Value:
             quotient = builder.fmul(y, reciprocal)
@@ -54,16 +54,12 @@ def round_bfloat16(_: Any, numbers: Any, divisor: Any, last_place: Any, codes: A
             both = builder.load(place)
             both.align = 1
             # A word of 32 bits is two numbers, and a float32's upper half is a bfloat16.
-            first = builder.bitcast(builder.shl(both, _all(16)), _FLOATS)
-            second = builder.bitcast(builder.and_(both, _all(-(1 << 16))), _FLOATS)
-            low = builder.and_(code(first), _all(0xFF))
-            pairs.append(builder.bitcast(builder.or_(low, builder.shl(code(second), _all(8))), _SHORTS))
+            first = builder.bitcast(builder.shl(both, filled(_WORDS, 16)), _FLOATS)
+            second = builder.bitcast(builder.and_(both, filled(_WORDS, -(1 << 16))), _FLOATS)
+            low = builder.and_(code(first), filled(_WORDS, 0xFF))
+            pairs.append(builder.bitcast(builder.or_(low, builder.shl(code(second), filled(_WORDS, 8))), _SHORTS))
         even = shuffle(builder, pairs[0], pairs[1], range(0, 2 * _SHORTS.count, 2))
         builder.store(even, builder.inttoptr(codes, _SHORTS.as_pointer()), align=1)
         return context.get_dummy_value()
 
     return types.void(types.int64, types.float32, types.float32, types.int64), codegen
-
-
-def _all(number: int) -> ir.Constant:
-    return ir.Constant(_WORDS, [number] * _WORDS.count)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from saffron_kernels.launch import Launch
 from saffron_kernels.problem import Problem
+from saffron_kernels.quantize_pack_triton import side_by_side
 from saffron_kernels.rounding_triton import rint, stored
 from saffron_kernels.scale_search import CHUNK, code_range
 
@@ -151,7 +152,7 @@ def scale_search_launch(
         {
             "W": W,
             "factors": factors,
-            "importance": None if importance is None else importance.contiguous(),
+            "importance": side_by_side(importance),
             "scale": scale,
             "zero": zero,
             "n": scale.numel(),

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from saffron_kernels.compiled import features
-
-_FLOATING = (torch.float32, torch.float16, torch.bfloat16)
+from saffron_kernels.operands import FLOATING
 
 
 @dataclass(frozen=True)
@@ -29,8 +28,8 @@ AVX512_BF16, AVX512, AVX2 = range(3)
 """Numbers of the kinds, which loops are compiled with."""
 TILE_KINDS = (
     TileKind(("avx512bf16",), (torch.bfloat16,)),
-    TileKind(("avx512f",), _FLOATING),
-    TileKind(("avx2", "fma", "f16c"), _FLOATING),
+    TileKind(("avx512f",), FLOATING),
+    TileKind(("avx2", "fma", "f16c"), FLOATING),
 )
 """By number, the fastest first."""
 

@@ -68,7 +68,7 @@ class _Plan(NamedTuple):
     """How a product is done, from what does not change from call to call.
 
     Attributes:
-        loop: compiled for `openmp.run`.
+        loop: compiled for `openmp.prepare`.
         kind: of the tiles (`tile_kinds`).
         scale: kind and bytes of a scale.
         out: kind and bytes of a number of x and of the product.

@@ -67,7 +67,7 @@ def alike(monkeypatch):
     """Have both devices compute by the same operations."""
     # On the CPU these are loops of ours, which add up in another order than what other devices have.
     monkeypatch.setattr("saffron_kernels.nn.rms_norm.rms_norm", rms_norm_reference)
-    monkeypatch.setattr("saffron_quantizer.models.attention.has_fast_causal_attention", lambda _: False)
+    monkeypatch.setattr("saffron_quantizer.models.attention.has_fast_causal_attention", lambda *_: False)
     monkeypatch.setattr("torch.backends.mkldnn.is_available", lambda: False)
     # Torch can't watch who reads such a tensor. Nothing then is forgotten early, which takes memory alone.
     monkeypatch.setattr("saffron_quantizer.models.stream.readers_of_parts", lambda *_: {})

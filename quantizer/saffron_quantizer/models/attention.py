@@ -27,8 +27,7 @@ def attend(
     **keywords: Any,  # noqa: ANN401 - whatever transformers passes
 ) -> tuple[Tensor, None]:
     """Attend as transformers' `sdpa` does, [B, H, L, D] -> [B, L, H, D]."""
-    given = query, key, value
-    fits = all(map(has_fast_causal_attention, given)) and query.shape[2:] == key.shape[2:] == value.shape[2:]
+    fits = has_fast_causal_attention(query, key, value) and query.shape[2:] == key.shape[2:] == value.shape[2:]
     plain = not keywords.get("dropout") and keywords.get("position_bias") is None and keywords.get("cache") is None
     window = _window(module, query.shape[2], attention_mask, keywords.get("is_causal")) if fits and plain else None
     if window is None:
